@@ -50,3 +50,9 @@ class InfrastructureError(AgentTuningError):
 
 class MalformedReply(AgentTuningError):
     """A policy's reply does not follow the environment's action grammar; the text tells the policy what was wrong."""
+
+
+class StorageError(AgentTuningError):
+    """The run directory cannot be written or reached: a full disk, a refused key, no network."""
+
+    exit_code = 5

@@ -67,7 +67,7 @@ class ToolCall(Noun):
 
 
 class Turn(Noun):
-    """One message. `loss` is true or false for assistant turns and null for all others (paper, AgentInstruct format)."""
+    """One message. `loss` is true or false for assistant turns and null for all others (AgentInstruct's format)."""
 
     role: Role
     content: str

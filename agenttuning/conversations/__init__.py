@@ -1,0 +1,1 @@
+"""Conversation formats in and out, and the general sources of the mixture."""

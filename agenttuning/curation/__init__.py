@@ -1,0 +1,1 @@
+"""Which trajectories are worth learning from, and why the others were dropped."""

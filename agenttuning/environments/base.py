@@ -19,7 +19,7 @@ from agenttuning.errors import ConfigurationError
 from agenttuning.trajectory import Action, Task, Turn
 
 
-class Settings(BaseModel):
+class EnvironmentSettings(BaseModel):
     """Base of an environment's own settings (`environments.<name>.settings` in a recipe)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,7 +87,7 @@ class Environment(ABC):
     name: ClassVar[str]
     version: ClassVar[str] = "1"
     """Raise it when observations, actions or grading change: stored numbers then say which rules they followed."""
-    Settings: ClassVar[type[Settings]] = Settings
+    Settings: ClassVar[type[EnvironmentSettings]] = EnvironmentSettings
     isolation: ClassVar[Literal["inline", "process"]] = "inline"
     """`process`: blocking or leaking; the rollout worker runs each instance in a process of its own."""
     needs: ClassVar[Needs] = Needs()
@@ -96,7 +96,7 @@ class Environment(ABC):
     on_malformed: ClassVar[Literal["correct", "end"]] = "correct"
     """What a malformed reply costs: `correct` answers with the parser's message, `end` ends the episode."""
 
-    def __init__(self, settings: Settings, data_root: str | None = None) -> None:
+    def __init__(self, settings: EnvironmentSettings, data_root: str | None = None) -> None:
         self.settings = settings
         self.data_root = data_root
 
@@ -160,8 +160,9 @@ class Environment(ABC):
         """Return the canonical reply for a thought and an action; `parse(format(t, a))` gives them back."""
 
     def expert(self, task: Task, rng: random.Random) -> Expert:
-        """Return a demonstrator for `task`, started after `reset`; it may read `task.payload`, but its thoughts
-        cite only what was shown so far.
+        """Return a demonstrator for `task`, started after `reset`.
+
+        It may read `task.payload`, but its thoughts cite only what was shown so far.
 
         Raises:
             ConfigurationError: the environment has none.

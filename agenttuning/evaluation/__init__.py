@@ -1,0 +1,1 @@
+"""Held-in and general suites, scoring with intervals, failure modes."""

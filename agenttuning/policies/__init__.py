@@ -1,0 +1,1 @@
+"""Who acts: chat endpoints, and local models served by vLLM behind Ray Serve."""

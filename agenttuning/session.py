@@ -1,0 +1,164 @@
+"""What every stage of one run shares: recipe, run directory, caches, Ray, timings and peak memory.
+
+Ray is started here only when there is none to join, and only what was started here is shut down. A relative run
+directory inside a submitted job would vanish with the job's working copy, so there it is placed below the home
+directory, and that is said.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+from agenttuning.errors import ConfigurationError
+from agenttuning.progress import duration, say
+from agenttuning.recipe import Recipe, dump_recipe
+from agenttuning.storage import Store
+
+MEMORY_SECONDS = 3.0
+"""Time between two looks at the memory of this process and its children."""
+
+
+def cache_directory() -> Path:
+    """Return where models and downloads are kept on this machine: `$AGENTTUNING_CACHE` or `~/.cache/agenttuning`."""
+    return Path(os.environ.get("AGENTTUNING_CACHE", "~/.cache/agenttuning")).expanduser()
+
+
+def run_store(recipe: Recipe) -> Store:
+    """Return the run's directory as a store."""
+    root = recipe.run.root
+    if "://" not in root and not Path(root).is_absolute() and "runtime_resources" in Path.cwd().parts:
+        root = str(Path.home() / "agenttuning" / root)
+        say(f"run.root: {recipe.run.root!r} lies in the job's temporary working copy; using {root} on this node")
+    return Store(root).child(recipe.run.name)
+
+
+class Session:
+    """One process working on one run. Use as a context manager."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.store = run_store(recipe)
+        self._stop = threading.Event()
+        self._peak = 0
+        self._started_ray = False
+        self._watch: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        """Write the resolved recipe and begin to watch memory."""
+        self.store.write("recipe.yaml", dump_recipe(self.recipe).encode())
+        self._watch = threading.Thread(target=self._watch_memory, daemon=True)
+        self._watch.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop watching, and stop the Ray that was started here."""
+        self._stop.set()
+        if self._watch is not None:
+            self._watch.join(timeout=MEMORY_SECONDS + 2)
+        if self._started_ray:
+            import ray
+
+            ray.shutdown()
+
+    def model_dir(self) -> Path:
+        """Return the base model as a local directory."""
+        from agenttuning.models import resolve_model
+
+        return resolve_model(self.recipe.model, cache_directory() / "models")
+
+    def tuned_dir(self) -> Path:
+        """Return the tuned model as a local directory, fetched from the run's store where that is remote."""
+        if (root := self.store.local_path()) is not None:
+            return root / "model"
+        target = cache_directory() / "runs" / self.recipe.run.name / "model"
+        self.store.download("model", target)
+        return target
+
+    def scratch(self, name: str) -> Path:
+        """Return a local directory for files that libraries write themselves; the run's own where that is local."""
+        root = self.store.local_path()
+        path = (root if root is not None else cache_directory() / "runs" / self.recipe.run.name) / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def ray(self) -> None:
+        """Join the Ray cluster this process belongs to or the recipe names; else start one on this machine.
+
+        Raises:
+            ConfigurationError: the named cluster does not answer.
+        """
+        import ray
+
+        if ray.is_initialized():
+            return
+        address = self.recipe.cluster.address or os.environ.get("RAY_ADDRESS")
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+        try:
+            if address:
+                ray.init(address=address, **quiet)
+                return
+            ray.init(
+                address="local",
+                num_cpus=self.recipe.cluster.cpus,
+                object_store_memory=self.recipe.cluster.object_store_mib << 20,
+                include_dashboard=False,
+                **quiet,
+            )
+        except (ConnectionError, ValueError) as error:
+            raise ConfigurationError(
+                f"cluster.address: {address or 'local'} does not answer ({error}); start one with `ray start --head`, "
+                "or unset cluster.address and RAY_ADDRESS to use this machine"
+            ) from error
+        self._started_ray = True
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the block's wall time to `timings.json`, and keep the peak memory there."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            times = self.timings()
+            seconds = times.setdefault("seconds", {})
+            seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 1)
+            times["peak_memory_bytes"] = max(self._peak, times.get("peak_memory_bytes", 0))
+            self.store.write_json("timings.json", times)
+        say(f"{stage}: done in {duration(time.monotonic() - started)}")
+
+    def timings(self) -> dict[str, Any]:
+        """Return `{"seconds": {stage: s}, "peak_memory_bytes": n}` as stored so far."""
+        return dict(self.store.read_json("timings.json")) if self.store.exists("timings.json") else {}
+
+    def _watch_memory(self) -> None:
+        while not self._stop.wait(MEMORY_SECONDS):
+            self._peak = max(self._peak, tree_memory())
+
+
+def tree_memory() -> int:
+    """Return the proportional memory (PSS, bytes) of this process and all its descendants.
+
+    Shared pages count once in all, as they do for the machine. Where PSS cannot be read, the resident size counts.
+    """
+    me = psutil.Process()
+    total = 0
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) << 10
+                    break
+        except OSError:
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_info().rss
+    return total
