@@ -9,7 +9,6 @@ import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
@@ -19,7 +18,6 @@ from agenttuning.recipe import Recipe
 from agenttuning.session import cache_directory, run_store
 
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "datasets", "wandb", "alfworld", "textworld")
-TCMALLOC = "libtcmalloc_minimal.so.4"
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def examine(recipe: Recipe) -> bool:
 
 def findings_for(recipe: Recipe) -> Iterator[Finding]:
     """Yield what was found, in reading order."""
-    yield from _machine()
+    yield from _machine(recipe)
     yield from _packages(recipe)
     yield from _environments(recipe)
     yield from _model(recipe)
@@ -56,10 +54,10 @@ def findings_for(recipe: Recipe) -> Iterator[Finding]:
         yield _endpoint(recipe)
 
 
-def _machine() -> Iterator[Finding]:
+def _machine(recipe: Recipe) -> Iterator[Finding]:
     import torch
 
-    from agenttuning.training.device import native_bfloat16
+    from agenttuning.training.device import allocator, choose_numerics
 
     memory = psutil.virtual_memory()
     cores = len(os.sched_getaffinity(0))
@@ -69,22 +67,17 @@ def _machine() -> Iterator[Finding]:
         yield Finding("ok", "GPU", f"{torch.cuda.device_count()} x {', '.join(sorted(names))}")
     else:
         yield Finding("note", "GPU", "none: training and serving run on the CPU, small models only")
-    if native_bfloat16():
-        yield Finding("ok", "bfloat16", "computed natively")
+    try:
+        for note in choose_numerics(recipe.training).notes:
+            yield Finding("ok", "training", note)
+    except AgentTuningError as error:
+        yield Finding("missing", "training", str(error))
+    if allocator():
+        yield Finding("ok", "tcmalloc", "found; preloaded for CPU workers")
     else:
         yield Finding(
-            "note", "bfloat16", "not native on this CPU: training uses float32 and takes about three times as long"
+            "note", "tcmalloc", "not found: a step on the CPU takes longer", "apt-get install libtcmalloc-minimal4"
         )
-    if any(Path(d).glob(f"**/{TCMALLOC}") for d in ("/usr/lib", "/usr/lib64") if _has(d, TCMALLOC)):
-        yield Finding("ok", "tcmalloc", "found; preloaded for training workers")
-    else:
-        yield Finding(
-            "note", "tcmalloc", "not found; a step takes about a quarter longer", "apt-get install libtcmalloc-minimal4"
-        )
-
-
-def _has(directory: str, name: str) -> bool:
-    return next(Path(directory).rglob(name), None) is not None
 
 
 def _packages(recipe: Recipe) -> Iterator[Finding]:

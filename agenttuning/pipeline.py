@@ -4,6 +4,7 @@ The base model is evaluated before training, while it is still served for the mi
 twice would cost a minute. What a stage needs from another is read from the run directory, so every verb works alone.
 """
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,8 @@ from agenttuning import stages
 from agenttuning.errors import ConfigurationError
 from agenttuning.progress import say
 from agenttuning.recipe import Recipe, dump_recipe
-from agenttuning.session import Session, run_store
+from agenttuning.session import Session, cache_directory, run_store
+from agenttuning.storage import Store
 
 STAGES = ("generate", "curate", "mix", "evaluate base", "train", "export", "evaluate tuned", "report")
 """The order of a whole run."""
@@ -75,13 +77,11 @@ def describe(recipe: Recipe, only: tuple[str, ...]) -> str:
     for stage in (s for s in STAGES if s in only):
         lines.append(f"  {stage:15} {_state(store, stage)}")
     if "train" in only:
-        from agenttuning.training.sizing import describe_training
-
-        lines += ["", describe_training(recipe, _items(store))]
+        lines += ["", _sizing(recipe, store)]
     return "\n".join(lines)
 
 
-def _state(store: Any, stage: str) -> str:
+def _state(store: Store, stage: str) -> str:
     directory = _DIRECTORIES.get(stage)
     if directory is None:
         return "would be written from what is there"
@@ -91,13 +91,24 @@ def _state(store: Any, stage: str) -> str:
     return "done: would do nothing, or refuse if its settings changed" if _is_done(child) else "would continue"
 
 
-def _is_done(store: Any) -> bool:
+def _is_done(store: Store) -> bool:
     return bool(store.read_json("manifest.json")["done"])
 
 
-def _items(store: Any) -> dict[str, Any] | None:
+def _sizing(recipe: Recipe, store: Store) -> str:
+    """Return memory, steps, tokens and epochs; the model's own files are read only where nothing is embedded."""
+    from agenttuning.models import resolve_model
+    from agenttuning.training.architectures import known_architecture
+    from agenttuning.training.sizing import format_sizing, size_recipe
+
+    config = known_architecture(recipe.model.path)
+    if config is None:
+        path = resolve_model(recipe.model, cache_directory() / "models")
+        config = json.loads((path / "config.json").read_text())
     mixture = store.child("mixture")
-    return dict(mixture.read_json("report.json")["sources"]) if mixture.exists("report.json") else None
+    sources = mixture.read_json("report.json")["sources"] if mixture.exists("report.json") else {}
+    stats = {n: {"items": s["items"], "mean_tokens": s["tokens"] / max(1, s["items"])} for n, s in sources.items()}
+    return format_sizing(size_recipe(recipe, config, stats))
 
 
 def check_environments(recipe: Recipe) -> None:

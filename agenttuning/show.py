@@ -90,14 +90,17 @@ def _show_item(recipe: Recipe, store: Store, source: str, item: str | None, limi
             say(f"{row['id']}  {row['tokens']:5} tokens, {row['supervised']:4} trained")
         say("(--id ID prints one with its trained tokens coloured)")
         return
+    import numpy as np
     from transformers import AutoTokenizer
 
     from agenttuning.models import resolve_model
+    from agenttuning.rendering.pieces import Rendered
     from agenttuning.rendering.show import coloured
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(recipe.model, cache_directory() / "models"))
     for row in table.to_pylist():
         if row["id"].startswith(item):
-            say(coloured(row["ids"], row["mask"], tokenizer))
+            rendered = Rendered(np.array(row["ids"], np.int32), np.array(row["mask"], np.bool_))
+            say(coloured(rendered, tokenizer))
             return
     raise DataError(f"show: no item of source {source!r} begins with {item!r}; leave --id out for a list")

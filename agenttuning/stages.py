@@ -4,7 +4,6 @@
 that was cut off continues. Heavy packages are imported inside, so that `agenttuning --help` stays fast.
 """
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ from agenttuning.servers import Servers
 from agenttuning.session import Session
 from agenttuning.storage import Store
 from agenttuning.storage.manifest import StageState, begin_stage, finish_stage
-from agenttuning.trajectory import Conversation, Task, content_hash
+from agenttuning.trajectory import Conversation, Task, Turn, content_hash
 
 if TYPE_CHECKING:
     from agenttuning.tracking import Tracker
@@ -138,7 +137,7 @@ def mix(session: Session, servers: Servers) -> dict[str, Any]:
     from agenttuning.training.encode import encode_conversations, fingerprint
 
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    renderer = renderer_for(tokenizer, model_dir)
+    renderer = renderer_for(tokenizer, str(model_dir))
     info: dict[str, Any] = {"sources": {}}
     for name in sources:
         if store.exists(f"items/{name}.parquet") and store.exists(f"items/{name}.json"):
@@ -149,18 +148,12 @@ def mix(session: Session, servers: Servers) -> dict[str, Any]:
             conversations, renderer, recipe.mixture.max_length, recipe.mixture.too_long
         )
         if table.num_rows == 0:
-            raise DataError(f"mixture.sources.{name}: no item is left to train on; {report.as_dict()}")
+            raise DataError(f"mixture.sources.{name}: no item is left to train on; dropped: {dict(report.dropped)}")
         store.write_table(f"items/{name}.parquet", table)
-        described = {
-            **report.as_dict(),
-            "items": table.num_rows,
-            "tokens": int(sum(table.column("tokens").to_pylist())),
-            "supervised": int(sum(table.column("supervised").to_pylist())),
-            "fingerprint": fingerprint(table),
-        }
+        described = {**report.to_dict(), "fingerprint": fingerprint(table)}
         store.write_json(f"items/{name}.json", described)
         info["sources"][name] = described
-        say(f"mix: {name}: {table.num_rows} items, {described['tokens']} tokens, {described['supervised']} supervised")
+        say(f"mix: {name}: {report.items} items, {report.tokens} tokens, {report.supervised} supervised")
     store.write_json("report.json", info)
     finish_stage(store, "mix", key, info)
     return info
@@ -193,11 +186,19 @@ def self_answered(session: Session, servers: Servers) -> list[Conversation]:
     recipe, store = session.recipe, session.store.child("mixture")
     if not store.exists("self-answers.json"):
         spec = recipe.mixture.self_answers
-        instructions = bundled_instructions(spec.count, recipe.run.seed)
+        asked = [
+            Conversation(
+                id=i.id,
+                source="self",
+                turns=tuple(Turn(role="user", content=text) for text in i.turns),
+                meta={"category": i.category},
+            )
+            for i in bundled_instructions(spec.count, recipe.run.seed)
+        ]
         session.ray()
         endpoint = servers.base()
-        with Progress("self-answers", len(instructions), "answers") as bar:
-            answers = list(self_answers(endpoint, instructions, spec, recipe.run.seed, bar.update))
+        with Progress("self-answers", len(asked), "conversations") as bar:
+            answers = sorted(self_answers(endpoint, asked, spec, recipe.run.seed, bar.update), key=lambda c: c.id)
         store.write_json("self-answers.json", [to_messages(c) for c in answers])
     records = store.read_json("self-answers.json")
     return [from_messages(r, "self") for r in records]
@@ -341,13 +342,6 @@ def _bar(stage: str, tasks: list[Task], recipe: Recipe) -> Progress:
 
 def _show(bar: Progress) -> Any:
     def show(done: int, total: int, by_environment: dict[str, Any]) -> None:
-        bar.update(done, ", ".join(f"{k} {_cell(v)}" for k, v in sorted(by_environment.items())), total)
+        bar.update(done, "; ".join(f"{name} {tally}" for name, tally in sorted(by_environment.items())), total)
 
     return show
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, dict | Counter):
-        done, good = value.get("done", 0), value.get("success", 0)
-        return f"{good}/{done}"
-    return str(value)

@@ -93,11 +93,11 @@ def to_messages(conversation: Conversation) -> dict[str, Any]:
 
 
 def _role(message: Mapping[str, Any], item: str, index: int) -> Role:
-    role = message.get("role")
-    if role not in get_args(Role):
-        raise bad(FORM, item, index, f"role {role!r}", f"the format knows {', '.join(get_args(Role))}")
-    known: Role = role
-    return known
+    known: tuple[Role, ...] = get_args(Role)
+    for role in known:
+        if role == message.get("role"):
+            return role
+    raise bad(FORM, item, index, f"role {message.get('role')!r}", f"the format knows {', '.join(known)}")
 
 
 def _flag(message: Mapping[str, Any], item: str, index: int) -> Any:
@@ -142,9 +142,10 @@ def _content(content: Any, may_be_null: bool, item: str, index: int) -> str:
     if content is None and may_be_null:
         return ""
     if isinstance(content, list):
-        parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
-        if all(isinstance(text, str) and part.get("type") == "text" for text, part in zip(parts, content, strict=True)):
-            return "".join(parts)
+        parts = [part for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
+        texts = [text for part in parts if isinstance(text := part.get("text"), str)]
+        if len(texts) == len(content):
+            return "".join(texts)
     cure = "only text can be trained here: remove images and audio, or delete that record"
     raise bad(FORM, item, index, f"content is not text ({str(content)[:60]!r})", cure)
 

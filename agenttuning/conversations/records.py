@@ -5,6 +5,7 @@ read piece by piece: a file larger than memory is no problem. A torn or malforme
 line: a copy that broke off is never silently a shorter data set.
 """
 
+import codecs
 import json
 from collections.abc import Iterator
 from typing import IO, Any
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 from agenttuning.errors import DataError
 
 CHUNK = 1 << 20
-"""Characters read at a time from a JSON array."""
+"""Bytes read at a time from a JSON array."""
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
 Record = dict[str, Any]
@@ -36,8 +37,8 @@ def read_records(stream: IO[bytes], name: str) -> Iterator[tuple[str, Record]]:
     if name.endswith(".parquet"):
         records = _parquet(stream, name)
     else:
-        first, stream = _first_byte(stream)
-        records = _array(stream, name, first) if first.endswith(b"[") else _lines(stream, name, first)
+        first = _first_byte(stream)
+        records = _array(stream, name) if first.endswith(b"[") else _lines(stream, name, first)
     empty = True
     for item in records:
         empty = False
@@ -46,14 +47,14 @@ def read_records(stream: IO[bytes], name: str) -> Iterator[tuple[str, Record]]:
         raise DataError(f"{name}: holds no records; the file is empty or its download broke off")
 
 
-def _first_byte(stream: IO[bytes]) -> tuple[bytes, IO[bytes]]:
+def _first_byte(stream: IO[bytes]) -> bytes:
     """Return what was read up to and including the first byte that is no space (nor a byte order mark)."""
     read = b""
     while byte := stream.read(1):
         read += byte
         if byte not in b" \t\r\n\xef\xbb\xbf":
             break
-    return read, stream
+    return read
 
 
 def _lines(stream: IO[bytes], name: str, first: bytes) -> Iterator[tuple[str, Record]]:
@@ -76,7 +77,7 @@ def _object(text: bytes, name: str, number: int, whole: bool) -> Record:
     return value
 
 
-def _array(stream: IO[bytes], name: str, first: bytes) -> Iterator[tuple[str, Record]]:
+def _array(stream: IO[bytes], name: str) -> Iterator[tuple[str, Record]]:
     decoder, buffer, count = json.JSONDecoder(), "", 0
     chunks = _text(stream, name)
 
@@ -117,24 +118,13 @@ def _array(stream: IO[bytes], name: str, first: bytes) -> Iterator[tuple[str, Re
 
 
 def _text(stream: IO[bytes], name: str) -> Iterator[str]:
-    """Decode the stream chunk by chunk, never splitting a character."""
-    rest = b""
-    while data := stream.read(CHUNK):
-        rest += data
-        cut = len(rest)
-        while cut and cut > len(rest) - 4 and rest[cut - 1] & 0xC0 == 0x80:
-            cut -= 1
-        if cut and rest[cut - 1] >= 0xC0:
-            cut -= 1
-        else:
-            cut = len(rest)
-        text, rest = rest[:cut], rest[cut:]
-        try:
-            yield text.decode()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{name}: not UTF-8 ({error.reason}); convert the file") from error
-    if rest:
-        raise DataError(f"{name}: torn (ends inside a character); fetch the file again")
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        while data := stream.read(CHUNK):
+            yield decoder.decode(data)
+        yield decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: not UTF-8 or torn inside a character ({error.reason}); fetch it again") from error
 
 
 def _parquet(stream: IO[bytes], name: str) -> Iterator[tuple[str, Record]]:

@@ -18,9 +18,7 @@ def conversation_from_trajectory(trajectory: Trajectory, source: str = "trajecto
     The parsed thought and action of a turn are left out: the turn's text, which they were parsed from, says both.
     """
     turns = tuple(turn.model_copy(update={"thought": None, "action": None}) for turn in trajectory.turns)
-    return Conversation(
-        id=trajectory.id, source=source, turns=turns, tools=trajectory.tools, meta=_origin(trajectory)
-    )
+    return Conversation(id=trajectory.id, source=source, turns=turns, tools=trajectory.tools, meta=_origin(trajectory))
 
 
 def tool_call_conversation(
@@ -60,9 +58,7 @@ def tool_call_conversation(
             turns.append(turn.model_copy(update={"thought": None, "action": None}))
         open_call = None
     offered = trajectory.tools or tuple(tools)
-    return Conversation(
-        id=trajectory.id, source=source, turns=tuple(turns), tools=offered, meta=_origin(trajectory)
-    )
+    return Conversation(id=trajectory.id, source=source, turns=tuple(turns), tools=offered, meta=_origin(trajectory))
 
 
 def messages_with_tool_calls(trajectory: Trajectory, tools: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:

@@ -1,0 +1,133 @@
+"""The demonstrators: an explorer for generated games, a guide along the stored walkthrough for published ones.
+
+Both word their thoughts from `Knowledge`, that is from what was shown. The explorer follows `Rules` and makes, in a share of
+the episodes, one plausible mistake that is not trained (`Move.loss` is false) and from which the same rules recover:
+
+- `hasty`: it goes to the destination before it has anything to put there;
+- `wrong`: it takes an object that the task is not about;
+- `blind`: it takes from a closed place;
+- `forget`: it places the object without cleaning, heating or cooling it.
+
+The guide goes straight to the target, since the walkthrough knows where it lies; its thoughts do not say why.
+"""
+
+import random
+from collections.abc import Sequence
+
+from agenttuning.environments.alfworld.grammar import command_text, structured
+from agenttuning.environments.alfworld.knowledge import Knowledge, kind
+from agenttuning.environments.alfworld.rooms import LOOK
+from agenttuning.environments.alfworld.rules import Choice, Rules
+from agenttuning.environments.alfworld.scene import Goal, put_command, spoken
+from agenttuning.environments.alfworld.thoughts import MANNERS, word
+from agenttuning.environments.base import Expert, Move
+
+
+def explore(observation: str, goal: Goal, wording: str, rng: random.Random, mistake_rate: float) -> Expert:
+    """Play a game from its first observation, deciding by `Rules`.
+
+    Args:
+        observation: the room sentence and the task.
+        goal: what the task asks, as its sentence says it.
+        wording: `put` or `move`.
+        rng: draws manner and mistake.
+        mistake_rate: share of the episodes in which a mistake is tried; a room that offers no occasion has none.
+    """
+    rules, known, manner = Rules(goal, wording), Knowledge.begin(observation), rng.randrange(MANNERS)
+    mistakes = _drawn(rules, rng) if rng.random() < mistake_rate else ()
+    forgetting, last = False, ""
+    while True:
+        choice = rules.decide(known, last=last, forget=forgetting)
+        if mistakes and choice.situation == "take_treat":
+            forgetting, mistakes = True, ()
+        slip = _slip(mistakes, choice, rules, known, rng)
+        if slip is not None:
+            choice, mistakes = slip, ()
+        erring = slip is not None or (forgetting and known.holding is not None)
+        step = yield Move(word(choice.situation, manner, **choice.names), structured(choice.command), loss=not erring)
+        if step.done:
+            return
+        known.update(step.observation)
+        forgetting = forgetting and choice.situation != "place"
+        last = choice.situation
+
+
+def _drawn(rules: Rules, rng: random.Random) -> tuple[str, ...]:
+    """Return the kinds of mistake that this episode may make, at the first occasion for one of them."""
+    kinds = [("wrong", "blind")]
+    if rules.goal.type != LOOK:
+        kinds.append(("hasty",))
+    if rules.treatment is not None:
+        kinds.append(("forget",))
+    return rng.choice(kinds)
+
+
+def _slip(mistakes: Sequence[str], choice: Choice, rules: Rules, known: Knowledge, rng: random.Random) -> Choice | None:
+    """Return the mistake for which the moment of `choice` is the occasion, or None."""
+    names, here = rules.names(known), str(known.here)
+    searching = choice.situation in ("begin", "next")
+    if "hasty" in mistakes and searching and names["goal"] not in known.seen and not choice.command.endswith(names["goal"]):
+        return Choice(f"go to {names['goal']}", "hasty", names)
+    if "blind" in mistakes and choice.situation == "uncover":
+        thing = f"{rules.target} 1"
+        return Choice(f"take {thing} from {here}", "blind", {**names, "thing": thing})
+    others = [name for name in known.seen.get(here, []) if kind(name) != rules.lamp]
+    if "wrong" in mistakes and choice.situation == "next" and others:
+        thing = rng.choice(others)
+        return Choice(f"take {thing} from {here}", "wrong", {**names, "thing": thing})
+    return None
+
+
+def guide(observation: str, goal: Goal, wording: str, walkthrough: Sequence[str], rng: random.Random) -> Expert:
+    """Follow a stored walkthrough (in the wheel's wording), with thoughts from what was shown."""
+    rules, known, manner = Rules(goal, wording), Knowledge.begin(observation), rng.randrange(MANNERS)
+    last = ""
+    for stored in walkthrough:
+        choice = _explained(stored, rules, known, last)
+        step = yield Move(word(choice.situation, manner, **choice.names), structured(choice.command))
+        if step.done:
+            return
+        known.update(step.observation)
+        last = choice.situation
+
+
+def _explained(command: str, rules: Rules, known: Knowledge, last: str) -> Choice:
+    """Return the situation that a walkthrough's command answers."""
+    action = structured(command)
+    names, held = rules.names(known), known.holding
+    place = str(action.arguments.get("receptacle", ""))
+    thing = str(action.arguments.get("object", ""))
+    if action.name == "go_to":
+        situation, more = _going(place, rules, known, last)
+        return Choice(command, situation, {**names, **more, "place": place})
+    if action.name == "open":
+        return Choice(command, "open_goal" if held else "uncover", {**names, "goal": place})
+    if action.name == "take":
+        return Choice(command, rules.taking(known, thing), {**names, "thing": thing})
+    if action.name == "use":
+        return Choice(command, "use_lamp" if held else "use_first", {**names, "other": thing})
+    if action.name in ("clean", "heat", "cool"):
+        return Choice(command, "treat", {**names, "appliance": place})
+    if action.name in ("put", "move"):
+        return Choice(put_command(thing, place, rules.wording), "place", {**names, "goal": place})
+    return Choice(command_text(action), "plain", names)
+
+
+def _going(place: str, rules: Rules, known: Knowledge, last: str) -> tuple[str, dict[str, str]]:
+    """Return the situation of a walk to `place`, and the names that it adds."""
+    wanted = rules.target if known.holding is None else rules.lamp
+    other = next((name for name, spot in known.where(wanted) if spot == place and name not in known.placed), None)
+    if known.holding is None:
+        if other is not None:
+            return ("second_known" if last == "place" else "to_target"), {"other": other}
+        if last == "place":
+            return "second_search", {}
+        return ("begin" if known.here is None else "next" if known.here in known.seen else "empty_handed"), {}
+    if rules.goal.type == LOOK:
+        return ("to_lamp", {"other": other}) if other is not None else ("seek_lamp", {})
+    if rules.treatment is not None:
+        if known.holding in known.treated:
+            return "to_goal_treated", {"goal": place}
+        if kind(place) == spoken(rules.treatment.appliance):
+            return "to_appliance", {"appliance": place}
+    return "to_goal", {"goal": place}

@@ -1,0 +1,225 @@
+"""Where SQL runs: a small engine interface, and SQLite in memory behind it.
+
+What an agent writes can change the tables of its own episode and nothing else: an authorizer refuses files,
+extensions, virtual tables and PRAGMA; a statement is stopped at a time limit; values, pages and results have size
+limits; one statement runs per call. Text compares without regard to case, as MySQL's default collation does.
+Another engine (a MariaDB server) is another class with the same four methods.
+"""
+
+import ast
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from agenttuning.environments.database.dialect import ShowColumns, ShowTables, read_show
+from agenttuning.environments.database.tables import Table, fingerprint
+
+MAX_VALUE_BYTES = 1_000_000
+MAX_PAGES = 4096
+"""Of 4 KiB: a database may grow to 16 MiB."""
+PROGRESS_OPCODES = 10_000
+"""Virtual-machine steps of SQLite between two looks at the clock (well under a millisecond)."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a statement gave: the raw rows as text, or an error."""
+
+    text: str
+    error: bool = False
+    truncated: bool = False
+
+
+class Engine(Protocol):
+    """A database of one episode."""
+
+    def create(self, tables: Iterable[Table]) -> None:
+        """Create and fill the tables."""
+        ...
+
+    def execute(self, sql: str) -> Reply:
+        """Run one statement of the agent. A failing statement is a reply with `error=True`."""
+        ...
+
+    def state(self, tables: Sequence[Table]) -> dict[str, str | None]:
+        """Return the fingerprint of each table as it is now, None for one that lost a column or is gone."""
+        ...
+
+    def close(self) -> None:
+        """Free the database. Safe to call twice."""
+        ...
+
+
+class SQLiteEngine:
+    """An SQLite database in memory.
+
+    Args:
+        timeout_s: limit on one statement, in seconds.
+        max_chars: length at which a result's text is cut.
+    """
+
+    def __init__(self, timeout_s: float = 2.0, max_chars: int = 800) -> None:
+        self.timeout_s = timeout_s
+        self.max_chars = max_chars
+        self._refused = ""
+        self._trusted = True
+        self._deadline = float("inf")
+        # An episode's steps may be carried out by different threads, never by two at once.
+        self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        for pragma in (f"max_page_count = {MAX_PAGES}", "temp_store = MEMORY", "trusted_schema = OFF"):
+            self._connection.execute(f"PRAGMA {pragma}")
+        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
+        self._connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+        self._connection.create_function("concat", -1, _concat, deterministic=True)
+        self._connection.set_authorizer(self._authorize)
+        self._connection.set_progress_handler(lambda: time.monotonic() > self._deadline, PROGRESS_OPCODES)
+
+    def create(self, tables: Iterable[Table]) -> None:
+        """Create and fill the tables."""
+        for table in tables:
+            columns = ", ".join(
+                f"{_quoted(name)} {kind}{' COLLATE NOCASE' if kind == 'text' else ''}"
+                for name, kind in zip(table.columns, table.types, strict=True)
+            )
+            self._connection.execute(f"CREATE TABLE {_quoted(table.name)} ({columns})")
+            marks = ", ".join("?" * len(table.columns))
+            self._connection.executemany(f"INSERT INTO {_quoted(table.name)} VALUES ({marks})", table.rows)
+
+    def execute(self, sql: str) -> Reply:
+        """Run one statement of the agent and return its rows, its count of changed rows, or its error."""
+        request = read_show(sql)
+        if request is not None:
+            return self._show(request)
+        self._refused = ""
+        self._deadline = time.monotonic() + self.timeout_s
+        self._trusted = False
+        cursor = self._connection.cursor()
+        try:
+            cursor.execute(sql)
+            return self._rows(cursor) if cursor.description is not None else Reply(_changed(cursor.rowcount))
+        except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
+            return Reply(f"Error: {self._explain(error)}", error=True)
+        finally:
+            cursor.close()
+            self._trusted = True
+            self._deadline = float("inf")
+
+    def state(self, tables: Sequence[Table]) -> dict[str, str | None]:
+        """Return the fingerprint of each table as it is now, None for one that lost a column or is gone.
+
+        A transaction left open is rolled back first, as a server does when its client leaves. What the agent made
+        in a table's place (a view) is not read: reading it would run the agent's text.
+        """
+        if self._connection.in_transaction:
+            self._connection.rollback()
+        self._deadline = time.monotonic() + self.timeout_s
+        try:
+            return {table.name: self._fingerprint(table) for table in tables}
+        finally:
+            self._deadline = float("inf")
+
+    def close(self) -> None:
+        """Free the database. Safe to call twice."""
+        self._connection.close()
+
+    def _fingerprint(self, table: Table) -> str | None:
+        columns = ", ".join(f"[{name}]" if "]" not in name else _quoted(name) for name in table.columns)
+        real = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE"
+        if self._connection.execute(real, (table.name,)).fetchone() is None:
+            return None
+        try:
+            return fingerprint(self._connection.execute(f"SELECT {columns} FROM {_quoted(table.name)}"))
+        except sqlite3.OperationalError:
+            return None
+
+    def _show(self, request: ShowTables | ShowColumns) -> Reply:
+        if isinstance(request, ShowTables):
+            return self._rows(
+                self._connection.execute(
+                    "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%' "
+                    "ORDER BY name"
+                )
+            )
+        rows = self._connection.execute(f"PRAGMA table_info({_quoted(request.table)})").fetchall()
+        if not rows:
+            return Reply(f"Error: no such table: {request.table}", error=True)
+        return self._rows((name, kind.lower()) for _, name, kind, *_ in rows)
+
+    def _rows(self, rows: Iterable[Sequence[Any]]) -> Reply:
+        parts: list[str] = []
+        length = 2
+        for row in rows:
+            parts.append(repr(tuple(row)))
+            length += len(parts[-1]) + 2
+            if length - 2 > self.max_chars:
+                text = "[" + ", ".join(parts)
+                return Reply(f"{text[: self.max_chars]}... [cut at {self.max_chars} characters]", truncated=True)
+        return Reply("[" + ", ".join(parts) + "]")
+
+    def _explain(self, error: Exception) -> str:
+        text = str(error)
+        if self._refused and ("not authorized" in text or "prohibited" in text):
+            return self._refused
+        if text == "interrupted":
+            return f"the statement was stopped after {self.timeout_s:g} seconds"
+        if "one statement at a time" in text:
+            return "one statement per action; send the next one in its own turn"
+        if isinstance(error, OverflowError):
+            return "a number is too large"
+        return text
+
+    def _authorize(self, code: int, first: str | None, second: str | None, *_: str | None) -> int:
+        if self._trusted or code in _ALLOWED:
+            return sqlite3.SQLITE_OK
+        if code == sqlite3.SQLITE_FUNCTION and (second or "").casefold() not in _REFUSED_FUNCTIONS:
+            return sqlite3.SQLITE_OK
+        if code == sqlite3.SQLITE_PRAGMA:
+            self._refused = "PRAGMA is not allowed; use SHOW TABLES and DESCRIBE"
+        elif code == sqlite3.SQLITE_FUNCTION:
+            self._refused = f"the function {second} is not allowed"
+        else:
+            self._refused = "files, other databases and extensions are not allowed"
+        return sqlite3.SQLITE_DENY
+
+
+_ALLOWED = frozenset(
+    {
+        *(sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE),
+        *(sqlite3.SQLITE_DELETE, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_TRANSACTION, sqlite3.SQLITE_SAVEPOINT),
+        *(sqlite3.SQLITE_ALTER_TABLE, sqlite3.SQLITE_REINDEX, sqlite3.SQLITE_ANALYZE),
+        *(sqlite3.SQLITE_CREATE_TABLE, sqlite3.SQLITE_CREATE_TEMP_TABLE),
+        *(sqlite3.SQLITE_CREATE_INDEX, sqlite3.SQLITE_CREATE_TEMP_INDEX),
+        *(sqlite3.SQLITE_CREATE_VIEW, sqlite3.SQLITE_CREATE_TEMP_VIEW),
+        *(sqlite3.SQLITE_CREATE_TRIGGER, sqlite3.SQLITE_CREATE_TEMP_TRIGGER),
+        *(sqlite3.SQLITE_DROP_TABLE, sqlite3.SQLITE_DROP_TEMP_TABLE),
+        *(sqlite3.SQLITE_DROP_INDEX, sqlite3.SQLITE_DROP_TEMP_INDEX),
+        *(sqlite3.SQLITE_DROP_VIEW, sqlite3.SQLITE_DROP_TEMP_VIEW),
+        *(sqlite3.SQLITE_DROP_TRIGGER, sqlite3.SQLITE_DROP_TEMP_TRIGGER),
+    }
+)
+"""What SQLite may do for an agent's statement; functions are allowed but for those below."""
+_REFUSED_FUNCTIONS = frozenset({"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"})
+
+
+def _changed(count: int) -> str:
+    return "Query OK" if count < 0 else f"Query OK, {count} row{'' if count == 1 else 's'} affected"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _concat(*values: Any) -> str | None:
+    """MySQL's CONCAT: null where any argument is null."""
+    return None if any(value is None for value in values) else "".join(map(str, values))
+
+
+def read_values(text: str) -> list[Any] | None:
+    """Return the first column of a raw reply, or None where the text is no list of rows (an error, a cut result)."""
+    try:
+        rows = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return None
+    return [row[0] for row in rows] if isinstance(rows, list) else None

@@ -1,0 +1,155 @@
+"""The database environment: one embedded database per episode, one SQL statement or the final answer per turn."""
+
+import random
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from agenttuning.environments.base import Environment, EnvironmentSettings, Expert, Grade, Needs, Parsed, Step
+from agenttuning.environments.database import expert, published, tasks
+from agenttuning.environments.database.engine import Engine, SQLiteEngine
+from agenttuning.environments.database.grading import grade_evidence
+from agenttuning.environments.database.grammar import ANSWER, OPERATION, answer, format_reply, operation, parse_reply
+from agenttuning.environments.database.queries import Plan
+from agenttuning.environments.database.tables import Table
+from agenttuning.errors import ConfigurationError
+from agenttuning.trajectory import Action, Task, Turn
+
+DESCRIPTION = """You work on a small MySQL database. Answer a question about its data, or make the change asked for.
+In each turn write a short thought, then one action. To run one SQL statement:
+Action: Operation
+```sql
+SELECT ...
+```
+You then see its result or its error. When you know the answer:
+Action: Answer
+Final Answer: ["..."]
+The list holds every value asked for, copied from a result. After a change the answer is ["done"]."""
+
+
+class DatabaseSettings(EnvironmentSettings):
+    """Settings of the database environment."""
+
+    source: Literal["generated", "wikitablequestions", "agentbench_dev"] = "generated"
+    """Where tasks come from; the last two read `data.root`."""
+    mistake_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.15
+    """Share of the demonstrator's episodes that begin with a mistake (never trained) and its recovery."""
+    statement_timeout_s: Annotated[float, Field(gt=0.0)] = 2.0
+    """Limit on one SQL statement."""
+    max_result_chars: Annotated[int, Field(ge=80)] = 800
+    """Length at which a result is cut."""
+
+
+class Database(Environment):
+    """SQL on an embedded engine. Actions: `operation` (`sql`) and `answer` (`values`)."""
+
+    name: ClassVar[str] = "db"
+    version: ClassVar[str] = "1"
+    Settings: ClassVar[type[EnvironmentSettings]] = DatabaseSettings
+    isolation: ClassVar[Literal["inline", "process"]] = "inline"
+    needs: ClassVar[Needs] = Needs(cpu=0.1, memory_mb=30)
+    max_steps: ClassVar[int] = 15
+    settings: DatabaseSettings
+
+    def __init__(self, settings: EnvironmentSettings | None = None, data_root: str | None = None) -> None:
+        super().__init__(settings or DatabaseSettings(), data_root)
+        self._engine: Engine | None = None
+        self._tables: list[Table] = []
+        self._answer: list[str] | None = None
+        self._evidence: dict[str, Any] = {}
+
+    def tasks(self, split: str, count: int, seed: int) -> Iterator[Task]:
+        """Yield tasks of `train`, `test` or `shifted`; published sources have no `shifted`.
+
+        Raises:
+            ConfigurationError: an unknown split, or a source without its data.
+            DataError: a published file is not as its format says.
+        """
+        if self.settings.source == "generated":
+            return tasks.generate(self.name, split, count, seed)
+        return published.load(self.name, self.settings.source, self.data_root, split, count, seed)
+
+    def description(self, task: Task) -> str:
+        """Return the rules, the action grammar and what an answer must be."""
+        return DESCRIPTION
+
+    def demonstration(self) -> tuple[Turn, ...]:
+        """Return one small question, its query, the result and the answer."""
+        sql = "SELECT river FROM towns WHERE name = 'Vik'"
+        return (
+            Turn(
+                role="user", content="Which river does the town Vik have?\nThe table towns has the columns name, river."
+            ),
+            _shown("I need the river from towns where name is Vik.", operation(sql)),
+            Turn(role="user", content="[('Tana',)]"),
+            _shown("The result is Tana, so I answer Tana.", answer(["Tana"])),
+        )
+
+    def reset(self, task: Task) -> str:
+        """Create the task's tables in an empty database and return the question."""
+        self.close()
+        self._tables = [Table.model_validate(table) for table in task.payload["tables"]]
+        self._answer, self._evidence = None, {}
+        self._engine = SQLiteEngine(self.settings.statement_timeout_s, self.settings.max_result_chars)
+        self._engine.create(self._tables)
+        return task.instruction
+
+    def step(self, action: Action) -> Step:
+        """Run the statement, or take the answer and end the episode."""
+        if self._engine is None:
+            raise RuntimeError("database: step needs a reset before it")
+        if action.name == ANSWER:
+            self._answer = [str(value) for value in action.arguments["values"]]
+            return Step("The answer was taken.", done=True)
+        if action.name != OPERATION:
+            return Step(f"Error: unknown action {action.name}; use {OPERATION} or {ANSWER}", error=True)
+        reply = self._engine.execute(action.arguments["sql"])
+        return Step(reply.text, error=reply.error, note={"truncated": True} if reply.truncated else {})
+
+    def close(self) -> dict[str, Any]:
+        """Read the tables' state, free the database and return answer and state. Safe to call twice."""
+        if self._engine is not None:
+            self._evidence = {"answer": self._answer, "state": self._engine.state(self._tables)}
+            self._engine.close()
+            self._engine = None
+        return self._evidence
+
+    @classmethod
+    def grade(cls, task: Task, evidence: dict[str, Any]) -> Grade:
+        """Compare answer and final tables with the task's."""
+        return grade_evidence(task.payload, evidence)
+
+    def parse(self, reply: str) -> Parsed:
+        """Read a reply.
+
+        Raises:
+            MalformedReply: its message tells the model what was wrong and what is expected.
+        """
+        return parse_reply(reply)
+
+    def format(self, thought: str | None, action: Action) -> str:
+        """Return the canonical reply.
+
+        Raises:
+            ValueError: the grammar cannot express the thought or the action.
+        """
+        return format_reply(thought, action)
+
+    def expert(self, task: Task, rng: random.Random) -> Expert:
+        """Return the demonstrator of a generated task.
+
+        Raises:
+            ConfigurationError: the task is published data, which has answers but no queries to demonstrate.
+        """
+        if "plan" not in task.payload:
+            raise ConfigurationError(
+                f"task {task.id} comes from published data ({task.family}), which has no demonstrations; "
+                "set policy.kind=endpoint for a chat model, or environments.db.settings.source=generated"
+            )
+        return expert.play(Plan.model_validate(task.payload["plan"]), rng, self.settings.mistake_rate)
+
+
+def _shown(thought: str, action: Action) -> Turn:
+    content = format_reply(thought, action)
+    return Turn(role="assistant", content=content, loss=False, thought=thought, action=action)

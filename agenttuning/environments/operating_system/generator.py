@@ -1,0 +1,57 @@
+"""Draws tasks: families in turn, split by a hash of the content, the same for the same seed.
+
+A draft's content (files, names, expectation; not its wording) decides by its hash whether it is a train or a test
+task, so the two share none under any seeds. `shifted` tasks come from families of their own.
+"""
+
+import random
+from collections.abc import Iterator
+
+from agenttuning.environments.operating_system.families import FAMILIES
+from agenttuning.environments.operating_system.shifted import SHIFTED
+from agenttuning.errors import ConfigurationError
+from agenttuning.trajectory import Task, content_hash
+
+TEST_SHARE = 4
+"""One of this many contents is a test task."""
+SPLITS = ("train", "test", "shifted")
+
+
+def generated_tasks(split: str, count: int, seed: int) -> Iterator[Task]:
+    """Yield `count` different tasks, each family once before any comes again.
+
+    Raises:
+        ConfigurationError: no such split.
+    """
+    check_split(split)
+    families = SHIFTED if split == "shifted" else FAMILIES
+    rng = random.Random(f"os/{split}/{seed}")
+    seen: set[str] = set()
+    turn: list[str] = []
+    while len(seen) < count:
+        if not turn:
+            turn = sorted(families)
+            rng.shuffle(turn)
+        family = turn.pop()
+        while True:
+            draft = families[family](rng)
+            content = content_hash(draft.content())
+            if content not in seen and (split == "shifted" or split_of(content) == split):
+                break
+        seen.add(content)
+        yield draft.task(split, family)
+
+
+def split_of(content: str) -> str:
+    """Return `train` or `test` for a content hash."""
+    return "test" if int(content, 16) % TEST_SHARE == 0 else "train"
+
+
+def check_split(split: str) -> None:
+    """Refuse an unknown split.
+
+    Raises:
+        ConfigurationError: names the known ones.
+    """
+    if split not in SPLITS:
+        raise ConfigurationError(f"os: no split is called {split!r}; known: {', '.join(SPLITS)}")

@@ -1,0 +1,191 @@
+"""`served`: a model directory behind Ray Serve LLM (vLLM), as an OpenAI-compatible endpoint, for as long as a block runs.
+
+The same code serves on a CPU and on GPUs. The application's name and route carry the run's, a Serve that runs already
+is shared and left as it was, and one that is started here gets a free port and is shut down afterwards. Ray must be
+initialised by the caller.
+"""
+
+import contextlib
+import importlib.util
+import logging
+import re
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agenttuning.errors import ConfigurationError
+from agenttuning.policies.endpoint import wait_until_ready
+from agenttuning.recipe import Serving
+
+READY_SECONDS = 60.0
+"""How long a deployment that Serve calls healthy may take to list its model."""
+
+_QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}
+"""A model directory needs no hub, and serving reports to nobody."""
+_LOGGING = {"log_level": "WARNING", "enable_access_log": False}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A served model: the URL up to `/v1`, and the model's name there."""
+
+    base_url: str
+    model: str
+
+
+@contextlib.contextmanager
+def served(model_path: Path, serving: Serving, name: str) -> Iterator[Endpoint]:
+    """Serve `model_path` under `name` while the block runs.
+
+    Args:
+        model_path: a directory that `from_pretrained` loads.
+        serving: how.
+        name: names the application, its route and the model; make it of the run's name and the model's role.
+
+    Raises:
+        ConfigurationError: vLLM is missing, no such model, the cluster lacks the resources, or the engine refuses.
+        InfrastructureError: the deployment is up but does not answer.
+    """
+    _check(model_path)
+    from ray import serve
+    from ray.serve.llm import build_openai_app
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    route = re.sub(r"[^A-Za-z0-9_-]+", "-", name)
+    base, started = _start_serve()
+    try:
+        app = build_openai_app({"llm_configs": [_llm_config(model_path, serving, name)]})
+        _deploy(app, route, serving.startup_timeout_s)
+        try:
+            endpoint = Endpoint(base_url=f"{base}/{route}/v1", model=name)
+            wait_until_ready(endpoint.base_url, READY_SECONDS)
+            yield endpoint
+        finally:
+            serve.delete(route)
+    finally:
+        if started:
+            serve.shutdown()
+
+
+def _check(model_path: Path) -> None:
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigurationError(
+            "serving: vLLM is not installed here; run `make setup` (it installs the build for this machine), or serve "
+            "the model elsewhere and set policy.kind=endpoint"
+        )
+    if not (model_path / "config.json").is_file():
+        raise ConfigurationError(
+            f"serving: {model_path} is no model directory (config.json is missing); export it first"
+        )
+
+
+def _llm_config(model_path: Path, serving: Serving, name: str) -> Any:
+    from ray.serve.llm import LLMConfig
+
+    on_cpu = serving.accelerator == "cpu"
+    engine = {
+        "dtype": "bfloat16",
+        "enforce_eager": serving.enforce_eager,
+        "max_model_len": serving.max_model_len,
+        "max_num_seqs": serving.max_num_seqs,
+        "tensor_parallel_size": serving.tensor_parallel_size,
+        "enable_prefix_caching": True,
+        **serving.engine_kwargs,
+    }
+    least, most = serving.replicas
+    try:
+        return LLMConfig(
+            model_loading_config={"model_id": name, "model_source": str(model_path)},
+            accelerator_type=None if on_cpu else serving.accelerator_type,
+            accelerator_config={"kind": serving.accelerator},
+            deployment_config={
+                "autoscaling_config": {
+                    "min_replicas": least,
+                    "max_replicas": most,
+                    "target_ongoing_requests": serving.max_num_seqs,
+                },
+                "max_ongoing_requests": 8 * serving.max_num_seqs,
+                "ray_actor_options": {"num_cpus": 0},
+            },
+            engine_kwargs=engine,
+            runtime_env={"env_vars": _environment(serving) if on_cpu else dict(_QUIET)},
+            log_engine_metrics=False,
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"serving: Ray Serve LLM refuses the recipe ({_last_line(error)})") from error
+
+
+def _environment(serving: Serving) -> dict[str, str]:
+    return {**_QUIET, "VLLM_CPU_KVCACHE_SPACE": str(serving.kv_cache_gib)}
+
+
+def _start_serve() -> tuple[str, bool]:
+    """Join the cluster's Serve, or start one on a free port; return its URL and whether it was started here."""
+    import ray
+    from ray import serve
+    from ray.serve.context import _get_global_client
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    head = next((n for n in nodes if "node:__internal_head__" in n["Resources"]), nodes[0])
+    alone = len(nodes) == 1
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is not None:
+        host, port = client.http_config.host, client.http_config.port
+        local = host in ("127.0.0.1", "localhost", "::1")
+        return f"http://{'127.0.0.1' if local else head['NodeManagerAddress']}:{port}", False
+    port = _free_port()
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": "127.0.0.1" if alone else "0.0.0.0", "port": port},
+        logging_config=_LOGGING,
+    )
+    return f"http://{'127.0.0.1' if alone else head['NodeManagerAddress']}:{port}", True
+
+
+def _deploy(app: Any, route: str, timeout_s: float) -> None:
+    """Deploy and wait until the application runs.
+
+    Raises:
+        ConfigurationError: the engine does not start, or not in time; holds the engine's last words.
+    """
+    from ray import serve
+
+    serve.run_many(
+        [serve.RunTarget(app, name=route, route_prefix=f"/{route}", logging_config=_LOGGING)],
+        wait_for_ingress_deployment_creation=False,
+        wait_for_applications_running=False,
+    )
+    deadline = time.monotonic() + timeout_s
+    while True:
+        status = serve.status().applications.get(route)
+        state = status.status.value if status is not None else "NOT_STARTED"
+        if state == "RUNNING":
+            return
+        messages = [] if status is None else [status.message, *(d.message for d in status.deployments.values())]
+        text = " ".join(m for m in messages if m)
+        if state in ("DEPLOY_FAILED", "UNHEALTHY"):
+            raise ConfigurationError(
+                f"serving: vLLM does not start ({_last_line(text)}); correct the recipe's serving section, or free memory"
+            )
+        if time.monotonic() > deadline:
+            raise ConfigurationError(
+                f"serving: the model is not up after serving.startup_timeout_s={timeout_s:g} ({_last_line(text) or state}); "
+                "see that the cluster has the CPUs or GPUs that serving asks for, or raise the limit"
+            )
+        time.sleep(0.5)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _last_line(text: object) -> str:
+    """Return the line of a message or traceback that says what went wrong."""
+    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"\w*(\.\w+)*(Error|Exception)\b", line)]
+    return (errors or lines or [""])[-1][:500]

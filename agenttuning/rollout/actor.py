@@ -1,0 +1,122 @@
+"""The rollout on Ray: the actor that Ray Data scales, the board that its progress is read from, and the job itself.
+
+An actor takes several small blocks of tasks at once on threads of Ray Data, and plays them all on one event loop of
+its own. What Ray Data carries back is the index of what happened, row by row.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from agenttuning.recipe import Rollout
+from agenttuning.rollout.worker import EpisodeWorker, Report, RolloutPlan
+from agenttuning.storage.segments import stored_ids
+from agenttuning.trajectory import Task
+
+LONGEST_BLOCK = 8
+"""Most tasks in one block: a block is reported when its longest episode is over."""
+ACTOR_START_DEATHS = 3
+"""Deaths of starting actors in a row that end the job."""
+
+T = TypeVar("T")
+
+
+class Board:
+    """Counts what is stored so far, for the driver to show. Becomes a Ray actor."""
+
+    def __init__(self) -> None:
+        self._done: Counter[str] = Counter()
+        self._reward: Counter[str] = Counter()
+
+    def add(self, environment: str, reward: float) -> None:
+        """Count one stored episode."""
+        self._done[environment] += 1
+        self._reward[environment] += reward  # type: ignore[assignment]
+
+    def read(self) -> tuple[dict[str, int], dict[str, float]]:
+        """Return stored episodes and the sum of their rewards, by environment."""
+        return dict(self._done), dict(self._reward)
+
+
+class RolloutActor:
+    """What Ray Data calls with blocks of tasks; several calls at a time."""
+
+    def __init__(self, plan: RolloutPlan, board: Any) -> None:
+        import ray
+
+        self._board = board
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="episodes", daemon=True).start()
+        restarted = ray.get_runtime_context().was_current_actor_reconstructed
+        stored = frozenset(stored_ids(plan.store)) if restarted else frozenset()
+        self._worker = self._await(_make_worker(plan, stored, self._pin))
+
+    def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Play a block and return its reports, one row each."""
+        tasks = [Task.model_validate_json(text) for text in block["task"]]
+        reports = self._await(self._play(tasks, [int(n) for n in block["attempt"]]))
+        rows = [report.row() for report in reports]
+        return {key: np.array([row[key] for row in rows]) for key in rows[0]}
+
+    def __del__(self) -> None:
+        """Free the environments when the pool shrinks or the job is over."""
+        with contextlib.suppress(Exception):
+            self._await(self._worker.aclose())
+
+    def _await(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _play(self, tasks: list[Task], attempts: list[int]) -> list[Report]:
+        plays = (self._worker.play(task, number) for task, number in zip(tasks, attempts, strict=True))
+        return list(await asyncio.gather(*plays))
+
+    def _pin(self, report: Report) -> None:
+        if not report.failure:
+            self._board.add.remote(report.environment, report.reward)
+
+
+async def _make_worker(plan: RolloutPlan, stored: frozenset[str], on_report: Any) -> EpisodeWorker:
+    return EpisodeWorker(plan, stored, on_report)
+
+
+def run_job(attempts: Sequence[tuple[Task, int]], plan: RolloutPlan, board: Any) -> Iterator[Report]:
+    """Play attempts on Ray Data and yield a report of each; closing the iterator stops the job."""
+    import ray
+
+    rollout = plan.recipe.rollout
+    rows = [{"task": task.model_dump_json(), "attempt": number} for task, number in attempts]
+    block = max(1, min(LONGEST_BLOCK, rollout.episodes_in_flight // 4))
+    context = ray.data.DataContext.get_current().copy()
+    context.execution_no_progress_timeout_s = -1
+    context.max_consecutive_actor_init_deaths = ACTOR_START_DEATHS
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    with ray.data.DataContext.current(context):
+        index = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // block)).map_batches(
+            RolloutActor,
+            batch_size=None,
+            num_cpus=rollout.actor_cpus,
+            compute=_pool(ray.data.ActorPoolStrategy, rollout, len(rows), block),
+            fn_constructor_args=(plan, board),
+        )
+    with contextlib.closing(iter(index.iter_batches(batch_size=None, prefetch_batches=0))) as batches:
+        for batch in batches:
+            for values in zip(*(column.tolist() for column in batch.values()), strict=True):
+                yield Report(**dict(zip(batch, values, strict=True)))
+
+
+def _pool(strategy: Any, rollout: Rollout, rows: int, block: int) -> Any:
+    """Return the actor pool: no more actors than can be kept busy, and twice the blocks that fill one at a time."""
+    least, most = rollout.actors
+    useful = -(-rows // rollout.episodes_in_flight)
+    return strategy(
+        min_size=min(least, max(1, useful)),
+        max_size=max(1, min(most, useful)),
+        max_concurrent_calls_per_actor=2 * -(-rollout.episodes_in_flight // block),
+        enable_true_multi_threading=True,
+    )

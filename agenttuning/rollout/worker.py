@@ -1,0 +1,214 @@
+"""`EpisodeWorker`: many episodes in flight on one event loop, each finished one durable before it is reported.
+
+This is what one actor of the rollout job runs, without Ray: it holds one policy, the idle environments, and the
+committer. A failure of the world plays the episode again; an episode that fails so to the end is given back, stored
+nowhere, and played by the next run. What only the user can mend stops everything at once.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from agenttuning.environments.base import environment_class, make_environment
+from agenttuning.errors import AgentTuningError, ConfigurationError, InfrastructureError
+from agenttuning.policies.endpoint import EndpointPolicy
+from agenttuning.policies.wire import retry_wait
+from agenttuning.recipe import PolicySpec, Recipe
+from agenttuning.rollout.commit import Committer
+from agenttuning.rollout.episode import Attempt, Limits, play_episode
+from agenttuning.rollout.expert import environment_settings, expert_act, identity
+from agenttuning.rollout.isolation import SeatPool
+from agenttuning.storage import Store
+from agenttuning.trajectory import Outcome, Task, Trajectory, content_hash, trajectory_id
+
+
+@dataclass(frozen=True)
+class RolloutPlan:
+    """What a worker needs to know. Picklable; the key is passed beside the recipe, which never holds it."""
+
+    recipe: Recipe
+    policy: PolicySpec
+    store: Store
+    api_key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of one episode. `failure` is set where nothing was stored."""
+
+    id: str
+    environment: str
+    outcome: str = ""
+    reward: float = 0.0
+    steps: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    failure: str = ""
+    fatal: str = ""
+    """Name of the error's class when the whole run must stop."""
+
+    def row(self) -> dict[str, Any]:
+        """Return the report as a row of plain values."""
+        return asdict(self)
+
+
+def episode_seed(run_seed: int, task: Task, attempt: int) -> int:
+    """Return the seed of an attempt: 31 bits, the same for every policy."""
+    return int(content_hash([run_seed, task.id, attempt], length=8), 16) & 0x7FFFFFFF
+
+
+class EpisodeWorker:
+    """Plays episodes on the event loop it is used in.
+
+    Args:
+        plan: recipe, policy and store.
+        stored: ids that need not be played (a worker that was restarted passes what is stored by now).
+        on_report: called for every finished episode, after it is durable.
+    """
+
+    def __init__(
+        self,
+        plan: RolloutPlan,
+        stored: frozenset[str] = frozenset(),
+        on_report: Callable[[Report], None] | None = None,
+    ) -> None:
+        rollout = plan.recipe.rollout
+        self._plan = plan
+        self._stored = stored
+        self._on_report = on_report
+        self._name, self._settings = identity(plan.policy)
+        self._policy = None if plan.policy.kind == "expert" else EndpointPolicy.from_spec(plan.policy, plan.api_key)
+        self._slots = asyncio.Semaphore(rollout.episodes_in_flight)
+        self._committer = Committer(plan.store, rollout.commit_seconds)
+        self._pools: dict[str, SeatPool] = {}
+        self._playing: set[asyncio.Task[Trajectory]] = set()
+        self._fatal: AgentTuningError | None = None
+
+    async def play(self, task: Task, number: int) -> Report:
+        """Play one attempt at a task, store it, and report it; failures are in the report."""
+        identifier = trajectory_id(task, self._name, self._settings, number)
+        blank = Report(id=identifier, environment=task.environment)
+        if identifier in self._stored:
+            return self._tell(blank)
+        try:
+            async with self._slots:
+                trajectory = await self._guarded(self._play_with_retries(task, number))
+            await self._committer.add(trajectory)
+        except InfrastructureError as error:
+            return self._tell(self._failed(blank, error, fatal=self._silent))
+        except AgentTuningError as error:
+            return self._tell(self._failed(blank, error, fatal=True))
+        return self._tell(_report(trajectory))
+
+    async def aclose(self) -> None:
+        """Free the environments and the connections."""
+        if self._policy is not None:
+            await self._policy.aclose()
+        await asyncio.gather(*(asyncio.to_thread(pool.close) for pool in self._pools.values()))
+
+    async def _play_with_retries(self, task: Task, number: int) -> Trajectory:
+        retries = self._plan.recipe.rollout.retries
+        for failures in range(1, retries + 2):
+            try:
+                trajectory = await self._play_once(task, number)
+                if not trajectory.diagnostics.get("lost") or failures > retries:
+                    return trajectory
+            except InfrastructureError as error:
+                if failures > retries or self._silent:
+                    raise
+                await asyncio.sleep(retry_wait(failures, error.retry_after, random.random()))
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    async def _play_once(self, task: Task, number: int) -> Trajectory:
+        recipe, spec = self._plan.recipe, self._plan.recipe.environments[task.environment]
+        rollout = recipe.rollout
+        limits = Limits(spec.max_steps, rollout.context_tokens, rollout.max_malformed, rollout.max_repeats)
+        seed = episode_seed(recipe.run.seed, task, number)
+        attempt = Attempt(self._name, self._settings, number, seed)
+        pool = self._pool(task.environment)
+        seat = pool.take()
+        try:
+            act = expert_act(seat, seed) if self._policy is None else self._policy.act
+            async with asyncio.timeout(rollout.episode_timeout_s):
+                return await play_episode(seat, task, act, limits, attempt, demonstration=spec.demonstration)
+        except TimeoutError as error:
+            raise InfrastructureError(
+                f"episode of {task.id} took longer than rollout.episode_timeout_s={rollout.episode_timeout_s:g}"
+            ) from error
+        finally:
+            pool.give_back(seat)
+
+    @property
+    def _silent(self) -> bool:
+        return self._policy is not None and self._policy.silent
+
+    def _pool(self, name: str) -> SeatPool:
+        if name not in self._pools:
+            recipe = self._plan.recipe
+            cls = environment_class(name)
+            settings = environment_settings(cls, recipe.environments[name].settings, self._plan.policy)
+            self._pools[name] = SeatPool(cls, settings, recipe.data.root, recipe.rollout.step_timeout_s)
+        return self._pools[name]
+
+    async def _guarded(self, episode: Coroutine[Any, Any, Trajectory]) -> Trajectory:
+        """Run an episode so that a fatal error elsewhere in this worker ends it."""
+        if self._fatal is not None:
+            episode.close()
+            raise self._fatal
+        running = asyncio.create_task(episode)
+        self._playing.add(running)
+        try:
+            return await running
+        except asyncio.CancelledError:
+            if self._fatal is None:
+                running.cancel()
+                raise
+            raise self._fatal from None
+        finally:
+            self._playing.discard(running)
+
+    def _failed(self, blank: Report, error: AgentTuningError, fatal: bool) -> Report:
+        kind = ""
+        if fatal:
+            kind = type(error).__name__
+            self._fatal = self._fatal or error
+            for running in self._playing:
+                running.cancel()
+        return Report(id=blank.id, environment=blank.environment, failure=str(error), fatal=kind)
+
+    def _tell(self, report: Report) -> Report:
+        if self._on_report is not None:
+            self._on_report(report)
+        return report
+
+
+def check_environments(recipe: Recipe, names: set[str], spec: PolicySpec) -> None:
+    """Check that every environment is known to the recipe, installed, and accepts its settings.
+
+    Raises:
+        ConfigurationError: names the environment or the setting, and the cure.
+    """
+    for name in sorted(names):
+        if name not in recipe.environments:
+            raise ConfigurationError(
+                f"environments: the tasks to play name {name!r}, which the recipe lacks; add environments.{name}"
+            )
+        settings = environment_settings(environment_class(name), recipe.environments[name].settings, spec)
+        with make_environment(name, settings, recipe.data.root):
+            pass
+
+
+def _report(trajectory: Trajectory) -> Report:
+    return Report(
+        id=trajectory.id,
+        environment=trajectory.task.environment,
+        outcome=str(Outcome(trajectory.outcome)),
+        reward=trajectory.reward,
+        steps=trajectory.steps,
+        prompt_tokens=sum(c.prompt_tokens or 0 for c in trajectory.calls),
+        completion_tokens=sum(c.completion_tokens or 0 for c in trajectory.calls),
+        seconds=trajectory.seconds,
+    )

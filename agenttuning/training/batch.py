@@ -1,0 +1,125 @@
+"""Encoded items and the tensors of a packed row.
+
+Items lie in one Parquet table per source (`<source>.parquet`: id, ids, mask, tokens, supervised). A row of the plan
+becomes tensors of exactly its tokens: no padding, positions that restart in each segment, and labels that never leave
+their segment.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from agenttuning.errors import DataError
+from agenttuning.storage import Store
+from agenttuning.training.plan import ItemCounts, Row
+
+IGNORED = -1
+"""Source number of the stand-in token of an empty row."""
+
+
+class Items:
+    """The encoded items of one source, in memory as Arrow keeps them.
+
+    Args:
+        name: of the source.
+        table: with `ids` (list of int), `mask` (list of bool), `tokens` and `supervised`.
+
+    Raises:
+        DataError: a column is missing, or ids and mask are not of one length.
+    """
+
+    def __init__(self, name: str, table: pa.Table) -> None:
+        missing = {"id", "ids", "mask", "tokens", "supervised"} - set(table.column_names)
+        if missing or not table.num_rows:
+            what = f"lacks {', '.join(sorted(missing))}" if missing else "has no items"
+            raise DataError(f"items of {name}: the table {what}; delete it and run `agenttuning mix` again")
+        self.name = name
+        self.names = table.column("id").combine_chunks()
+        ids, mask = table.column("ids").combine_chunks(), table.column("mask").combine_chunks()
+        self._starts = ids.offsets.to_numpy()
+        self._ids = ids.values.to_numpy()
+        self._mask = mask.values.to_numpy(zero_copy_only=False)
+        if not np.array_equal(self._starts, mask.offsets.to_numpy()):
+            raise DataError(f"items of {name}: ids and mask differ in length; delete the table and run `agenttuning mix`")
+        self.counts = ItemCounts.of(table.column("tokens").to_numpy(), table.column("supervised").to_numpy())
+
+    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Return token ids and mask of an item."""
+        span = slice(self._starts[index], self._starts[index + 1])
+        return self._ids[span].astype(np.int64), self._mask[span]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The tensors of one packed row.
+
+    Attributes:
+        input_ids: [1, tokens].
+        position_ids: [1, tokens].
+        positions: places whose next token is supervised, [n].
+        targets: the tokens that follow there, [n].
+        sources: number of the source of each of them, [n]; `IGNORED` in an empty row.
+        lengths: tokens of each segment.
+        empty: stands in for a row of no segments, with weight zero.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    positions: torch.Tensor
+    targets: torch.Tensor
+    sources: torch.Tensor
+    lengths: list[int]
+    empty: bool = False
+
+    def inputs(self, device: str) -> dict[str, Any]:
+        """Return what the model takes, on `device`."""
+        names = ("input_ids", "position_ids", "positions", "targets")
+        return {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+
+
+def load_items(store: Store, sources: list[str]) -> dict[str, Items]:
+    """Read the tables of all sources.
+
+    Raises:
+        DataError: a table is missing or broken.
+    """
+    return {name: Items(name, store.read_table(f"{name}.parquet")) for name in sources}
+
+
+def make_batch(row: Row, items: Mapping[str, Items]) -> Batch:
+    """Build the tensors of a row. An empty row gives two tokens that no gradient comes from.
+
+    Raises:
+        DataError: an item's mask has another number of supervised tokens than the plan was told.
+    """
+    if not row:
+        pair = torch.zeros(1, 2, dtype=torch.int64)
+        one = torch.zeros(1, dtype=torch.int64)
+        return Batch(pair, torch.arange(2)[None], one, one, one + IGNORED, [2], empty=True)
+    numbers = {name: number for number, name in enumerate(items)}
+    ids, places, positions, targets, sources, lengths = [], [], [], [], [], []
+    start = 0
+    for segment in row:
+        tokens, mask = items[segment.source][segment.index]
+        # Token t is predicted at t - 1, so the first of a segment is predicted by nothing.
+        wanted = np.flatnonzero(mask[1:])
+        if len(wanted) != segment.supervised or len(tokens) != segment.tokens:
+            raise DataError(
+                f"item {items[segment.source].names[segment.index]} of {segment.source}: {len(tokens)} tokens and "
+                f"{len(wanted)} that can be supervised, the plan says {segment.tokens} and {segment.supervised}; "
+                "delete the table and run `agenttuning mix` again"
+            )
+        ids.append(tokens)
+        places.append(np.arange(len(tokens)))
+        positions.append(wanted + start)
+        targets.append(tokens[wanted + 1])
+        sources.append(np.full(len(wanted), numbers[segment.source]))
+        lengths.append(len(tokens))
+        start += len(tokens)
+    joined = [torch.from_numpy(np.concatenate(part)) for part in (ids, places, positions, targets, sources)]
+    return Batch(joined[0][None], joined[1][None], joined[2], joined[3], joined[4], lengths)

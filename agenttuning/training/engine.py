@@ -1,0 +1,114 @@
+"""What the loop trains with: losses, backward, one optimizer step, its state on disk, its weights by name.
+
+Two engines of one shape: plain PyTorch on one worker, and DeepSpeed ZeRO. Both keep float32 master weights and sum
+gradients in float32 under bfloat16 weights, clip by the global norm, and leave everything as it was when that norm is
+not finite. Neither scales the loss: the loop has already divided it by the step's supervised tokens.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from agenttuning.errors import ConfigurationError
+from agenttuning.recipe import Training
+from agenttuning.training.attention import SEGMENTS, register_segments
+from agenttuning.training.batch import Batch
+from agenttuning.training.device import Numerics
+
+
+class Engine(Protocol):
+    """A model in training. All ranks call every method equally often, except where a method says otherwise."""
+
+    causal: Any
+    """The Hugging Face model."""
+
+    def losses(self, batch: Batch) -> torch.Tensor:
+        """Return the loss of each supervised token of a row, float32 [n]."""
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a scalar, as it is, to those of the step."""
+
+    def step(self, learning_rate: float) -> tuple[float, bool]:
+        """Clip, update, clear the gradients.
+
+        Returns:
+            The global gradient norm before clipping, and whether the update was made: it is not when the norm is not
+            finite.
+        """
+
+    def skip(self) -> None:
+        """Clear the gradients without an update."""
+
+    def save(self, directory: Path) -> None:
+        """Write this rank's share of weights and optimizer into a directory."""
+
+    def load(self, directory: Path) -> None:
+        """Read what `save` wrote into this freshly made engine."""
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the full shape of every weight by name, in order; a tied weight once."""
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield every weight in full, in the order of `shapes`, each valid until the next; only a few are held."""
+
+
+def make_engine(model_dir: Path, training: Training, numerics: Numerics, trust_remote_code: bool = False) -> Engine:
+    """Load the model and make it trainable. `torch.distributed` is initialised where there are several ranks.
+
+    Raises:
+        ConfigurationError: the recipe's training section contradicts itself or the machine.
+    """
+    if training.offload_optimizer and (training.zero_stage == 0 or not training.use_gpu):
+        raise ConfigurationError(
+            "training.offload_optimizer moves optimizer states from a GPU to host memory by ZeRO; it needs "
+            f"training.use_gpu and training.zero_stage of 1 to 3 (got {training.use_gpu} and {training.zero_stage})"
+        )
+    if training.zero_stage == 0:
+        from agenttuning.training.plain import PlainEngine
+
+        return PlainEngine(load_causal(model_dir, training, numerics, trust_remote_code), training, numerics)
+    from agenttuning.training.zero import ZeroEngine
+
+    return ZeroEngine(model_dir, training, numerics, trust_remote_code)
+
+
+def load_causal(model_dir: Path, training: Training, numerics: Numerics, trust_remote_code: bool) -> Any:
+    """Load a causal language model for training.
+
+    Raises:
+        ConfigurationError: transformers cannot load it.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if numerics.attention == SEGMENTS:
+        register_segments()
+    try:
+        causal = AutoModelForCausalLM.from_pretrained(
+            model_dir,
+            dtype=numerics.torch_dtype,
+            attn_implementation=numerics.attention,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ConfigurationError(f"model {model_dir}: cannot be loaded for training ({error})") from error
+    if training.activation_checkpointing:
+        # ZeRO-3 needs the reentrant kind: it gathers weights again in the backward pass.
+        causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    return causal.train()
+
+
+def optimizer_groups(parameters: list[torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Return AdamW's groups: matrices decay; vectors such as norms and biases do not."""
+    matrices = [p for p in parameters if _dimensions(p) > 1]
+    vectors = [p for p in parameters if _dimensions(p) <= 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def _dimensions(parameter: torch.nn.Parameter) -> int:
+    # Under ZeRO-3 a parameter is empty while it is not gathered; its shape is kept beside it.
+    return len(getattr(parameter, "ds_shape", parameter.shape))

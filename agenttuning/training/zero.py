@@ -1,0 +1,153 @@
+"""DeepSpeed ZeRO: weights, gradients and optimizer states sharded over the ranks (stage 3), or parts of them.
+
+DeepSpeed's own averaging is undone where it stands in the way of token-exact loss: accumulation never divides
+(`scale_wrt_gas=False`), and the loop multiplies by the number of ranks what the gradient reduction divides by it. The
+loop owns the accumulation boundary, since steps have different numbers of rows.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agenttuning.recipe import Training
+from agenttuning.training.attention import attention_arguments
+from agenttuning.training.batch import Batch
+from agenttuning.training.device import Numerics
+from agenttuning.training.engine import load_causal, optimizer_groups
+from agenttuning.training.loss import PackedCausalLM
+
+TAG = "zero"
+"""Directory in a checkpoint that holds DeepSpeed's files."""
+
+BUCKET = 50_000_000
+"""Least elements of DeepSpeed's communication buckets; wide models get one square matrix."""
+
+GATHERED = 250_000_000
+"""Elements that are gathered at once to be written."""
+
+
+def zero_config(training: Training, numerics: Numerics, hidden_size: int, world_size: int) -> dict[str, Any]:
+    """Return DeepSpeed's configuration for a recipe."""
+    bucket = max(BUCKET, hidden_size**2)
+    zero: dict[str, Any] = {
+        "stage": training.zero_stage,
+        "contiguous_gradients": True,
+        "overlap_comm": training.use_gpu,
+        "reduce_bucket_size": bucket,
+    }
+    if training.zero_stage == 3:
+        zero |= {
+            "stage3_prefetch_bucket_size": bucket,
+            # One rank shards nothing: keeping its weights whole saves all gathering.
+            "stage3_param_persistence_threshold": 10 * hidden_size if world_size > 1 else 2**62,
+        }
+    if training.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": training.max_grad_norm,
+        "bf16": {"enabled": numerics.dtype == "bfloat16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31,
+    }
+
+
+class ZeroEngine:
+    """See `agenttuning.training.engine.Engine`.
+
+    Args:
+        model_dir: the base model; under stage 3 each rank keeps only its shard while loading.
+        training: the recipe's section.
+        numerics: what to compute with.
+        trust_remote_code: run the model's own code.
+    """
+
+    def __init__(self, model_dir: Path, training: Training, numerics: Numerics, trust_remote_code: bool) -> None:
+        if numerics.device == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        import deepspeed
+        from transformers import AutoConfig
+        from transformers.integrations import HfDeepSpeedConfig
+
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+        base = AutoConfig.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
+        hidden = int(base.get_text_config().hidden_size)
+        config = zero_config(training, numerics, hidden, torch.distributed.get_world_size())
+        # transformers holds this only weakly, and loads sharded only while it lives.
+        self._sharded_loading = HfDeepSpeedConfig(config) if training.zero_stage == 3 else None
+        self._numerics = numerics
+        self._stage = training.zero_stage
+        self.causal = load_causal(model_dir, training, numerics, trust_remote_code)
+        model = PackedCausalLM(self.causal, training.logits_chunk)
+        groups = optimizer_groups(list(model.parameters()), training.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=training.betas, fused=True)
+        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+
+    def losses(self, batch: Batch) -> torch.Tensor:
+        """Return the loss of each supervised token."""
+        device = self._numerics.device
+        attention = attention_arguments(batch.lengths, self._numerics.attention, device)
+        self._engine.set_gradient_accumulation_boundary(False)
+        losses: torch.Tensor = self._engine(**batch.inputs(device), attention=attention)
+        return losses
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add a scalar's gradients."""
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> tuple[float, bool]:
+        """Clip, update, clear."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        skipped = self._engine.skipped_steps
+        self._engine.set_gradient_accumulation_boundary(True)
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm()), self._engine.skipped_steps == skipped
+
+    def skip(self) -> None:
+        """Clear the gradients."""
+        self._engine.optimizer.zero_grad()
+
+    def save(self, directory: Path) -> None:
+        """Write this rank's files of a DeepSpeed checkpoint."""
+        self._engine.save_checkpoint(str(directory), tag=TAG, save_latest=False)
+
+    def load(self, directory: Path) -> None:
+        """Read this rank's files."""
+        self._engine.load_checkpoint(str(directory), tag=TAG)
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the full shape of every weight."""
+        return {n: torch.Size(getattr(p, "ds_shape", p.shape)) for n, p in self.causal.named_parameters()}
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield every weight, gathered a few at a time."""
+        import deepspeed
+
+        for group in self._writable():
+            gathered = [p for _, p in group] if self._stage == 3 else []
+            with deepspeed.zero.GatheredParameters(gathered, enabled=bool(gathered)):
+                yield from ((name, p.detach()) for name, p in group)
+
+    def _writable(self) -> Iterator[list[tuple[str, torch.nn.Parameter]]]:
+        group: list[tuple[str, torch.nn.Parameter]] = []
+        held = 0
+        shapes = self.shapes()
+        for name, parameter in self.causal.named_parameters():
+            size = shapes[name].numel()
+            if group and held + size > GATHERED:
+                yield group
+                group, held = [], 0
+            group.append((name, parameter))
+            held += size
+        yield group

@@ -1,0 +1,157 @@
+"""Whole small pipelines through the command line: on a path, on an S3 API on loopback, and as a submitted job."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from agenttuning.storage import Store
+from agenttuning.storage.segments import read_trajectories
+
+pytestmark = [pytest.mark.e2e, pytest.mark.ray, pytest.mark.serve, pytest.mark.timeout(600)]
+REPOSITORY = Path(__file__).parents[2]
+
+
+def agenttuning(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "agenttuning.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=580)
+
+
+def check_run(store: Store) -> dict[str, Any]:
+    summary: dict[str, Any] = store.read_json("summary.json")
+    assert summary["trajectories"]["collected"] == 10
+    assert summary["trajectories"]["kept"] >= 9
+    for model in ("base", "tuned"):
+        assert summary["held_in"][model]["episodes"] == 4
+        assert 0 <= summary["held_in"][model]["low"] <= summary["held_in"][model]["high"] <= 1
+    assert summary["general"]["base_loss"] > 0
+    assert summary["peak_memory_bytes"] > 0
+    assert {"generate", "train"} <= set(summary["seconds"])
+    assert b"<html" in store.read("report.html")[:2000].lower()
+    assert any(n.endswith(".safetensors") for n in store.list(prefix="model/"))
+    return summary
+
+
+def test_one_command_then_nothing_left_to_do(small_recipe: Any, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    recipe = str(small_recipe(str(tmp_path / "runs")))
+    first = agenttuning("run", "--recipe", recipe)
+    assert first.returncode == 0, first.stdout + first.stderr
+    store = Store(str(tmp_path / "runs/small"))
+    check_run(store)
+    assert str(tmp_path / "runs/small/report.html") in first.stdout
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "runs/small/model").num_parameters() > 0
+    assert AutoTokenizer.from_pretrained(tmp_path / "runs/small/model").chat_template
+
+    again = agenttuning("run", recipe)
+    assert again.returncode == 0, again.stderr
+    for stage in ("generate", "curate", "mix", "evaluate base", "train", "export", "evaluate tuned"):
+        assert f"{stage}: all is done" in again.stdout
+
+    refused = agenttuning("train", recipe, "training.learning_rate=1e-3")
+    assert refused.returncode == 2
+    assert "training.learning_rate: 0.0001 then, 0.001 now" in refused.stderr
+
+    listed = agenttuning("show", recipe)
+    episode = listed.stdout.split()[0]
+    assert "reward" in listed.stdout
+    assert "--- assistant trained" in agenttuning("show", recipe, "--id", episode).stdout
+    item = agenttuning("show", recipe, "--what", "agent").stdout.split()[0]
+    assert "\x1b[32m" in agenttuning("show", recipe, "--what", "agent", "--id", item, FORCE_COLOR="1").stdout
+
+
+def test_interrupted_generation_continues(small_recipe: Any, tmp_path: Path) -> None:
+    recipe = str(
+        small_recipe(str(tmp_path / "runs"), rollout={"actors": [1, 1], "actor_cpus": 0.25, "commit_seconds": 0.1})
+    )
+    store = Store(str(tmp_path / "runs/small")).child("trajectories")
+    command = [sys.executable, "-m", "agenttuning.cli", "generate", recipe, "environments.db.train_tasks=400"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not store.list(prefix="segments/") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert "interrupted" in stderr
+    before = {t.id for t in read_trajectories(store)}
+    assert before
+
+    done = agenttuning("generate", recipe, "environments.db.train_tasks=400")
+    assert done.returncode == 0, done.stderr
+    after = [t.id for t in read_trajectories(store)]
+    assert len(after) == 404 == len(set(after))
+    assert before <= set(after)
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An S3 API on loopback with one bucket; yields a run root."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "k",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="bucket")
+    yield f"s3://bucket/runs?scheme=http&endpoint_override={host}:{port}&region=us-east-1"
+    server.stop()
+
+
+def test_the_whole_pipeline_on_an_object_store(small_recipe: Any, s3: str, tmp_path: Path) -> None:
+    recipe = str(small_recipe(s3))
+    ran = agenttuning("run", recipe, AGENTTUNING_CACHE=str(tmp_path / "cache"))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    check_run(Store(s3).child("small"))
+
+
+def test_ray_job_submit(small_recipe: Any, tmp_path: Path) -> None:
+    """`ray start --head`, then the submit line of the README, with a curation at its end."""
+    recipe = small_recipe(str(tmp_path / "runs"))
+    bin_dir = Path(sys.executable).parent
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "PATH": f"{bin_dir}:{os.environ['PATH']}", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    environment["RAY_TMPDIR"] = str(tmp_path.parent)[:40] if len(str(tmp_path.parent)) < 40 else "/tmp"
+    head = [
+        str(bin_dir / "ray"), "start", "--head", "--port=0", "--num-cpus=2", f"--dashboard-port={port}",
+        "--include-dashboard=true", "--object-store-memory=300000000", "--block",
+    ]  # fmt: skip
+    cluster = subprocess.Popen(head, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for script in ("generate.py", "curate.py"):
+            submit = [
+                str(bin_dir / "ray"), "job", "submit", "--address", address, "--working-dir", str(REPOSITORY), "--",
+                "python", f"ray_jobs/{script}", "--recipe", str(recipe),
+            ]  # fmt: skip
+            output = ""
+            for _ in range(30):
+                submitted = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=300)
+                output = submitted.stdout + submitted.stderr
+                if submitted.returncode == 0 or "Failed to connect" not in output:
+                    break
+                time.sleep(1)
+            assert submitted.returncode == 0, output
+    finally:
+        cluster.send_signal(signal.SIGTERM)
+        cluster.communicate(timeout=60)
+    report = orjson.loads((tmp_path / "runs/small/curated/manifest.json").read_bytes())
+    assert report["done"]
+    assert report["info"]["kept"] >= 9

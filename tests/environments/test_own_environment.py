@@ -1,0 +1,56 @@
+"""The page docs/your-own-environment.md shows a complete environment: it must work as printed."""
+
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agenttuning.environments import base
+from agenttuning.errors import ConfigurationError, MalformedReply
+
+PAGE = Path(__file__).parents[2] / "docs/your-own-environment.md"
+
+
+@pytest.fixture
+def guess() -> base.Environment:
+    code = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert code is not None
+    assert len(code[1].splitlines()) < 100
+    space: dict[str, Any] = {}
+    exec(compile(code[1], "guess.py", "exec"), space)
+    environment: base.Environment = space["Guess"](base.EnvironmentSettings())
+    return environment
+
+
+def test_its_expert_wins_and_doing_nothing_fails(guess: base.Environment) -> None:
+    for task in guess.tasks("train", 20, seed=1):
+        guess.reset(task)
+        expert = guess.expert(task, random.Random(0))
+        move, done = next(expert), False
+        for _ in range(guess.max_steps):
+            parsed = guess.parse(guess.format(move.thought, move.action))
+            assert parsed == base.Parsed(move.thought, move.action)
+            step = guess.step(parsed.action)
+            done = step.done
+            if done:
+                break
+            move = expert.send(step)
+        assert done
+        assert guess.grade(task, guess.close()).reward == 1.0
+        guess.reset(task)
+        assert guess.grade(task, guess.close()).reward == 0.0
+
+
+def test_its_parser_says_what_is_wrong(guess: base.Environment) -> None:
+    with pytest.raises(MalformedReply, match="Guess: N"):
+        guess.parse("I would say 7.")
+
+
+def test_the_registry_names_what_it_knows_and_refuses_unknown_settings() -> None:
+    assert {"os", "db", "alfworld"} <= set(base.registered())
+    with pytest.raises(ConfigurationError, match=r"'nosuch' is not registered; known: .*alfworld"):
+        base.make_environment("nosuch")
+    with pytest.raises(ConfigurationError, match=r"environments\.db\.settings\.colour"):
+        base.make_environment("db", {"colour": 1})
