@@ -92,6 +92,8 @@ class PolicySpec(Section):
     """Time limit of one request."""
     patience_s: float = Field(default=600.0, gt=0)
     """How long infrastructure failures of one request are retried before the episode is given back."""
+    send_seed: bool = True
+    """Pass a seed with each sampled request; off for servers that refuse one (vLLM on a CPU dies of it)."""
     mistake_rate: Fraction = 0.15
     """For `expert`: share of the episodes with a deliberate mistake and its recovery (the mistake is never trained)."""
 

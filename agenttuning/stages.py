@@ -76,7 +76,8 @@ def generate(session: Session, servers: Servers) -> dict[str, Any]:
     policy = recipe.policy
     if policy.kind == "local":
         endpoint = servers.base()
-        policy = policy.model_copy(update={"kind": "endpoint", "base_url": endpoint.base_url, "model": endpoint.model})
+        served = {"base_url": endpoint.base_url, "model": endpoint.model, "send_seed": endpoint.takes_seed}
+        policy = policy.model_copy(update={"kind": "endpoint", **served})
     with _tracker(session, "generate") as tracker, _bar("generate", tasks, recipe) as bar:
         summary = play_tasks(tasks, recipe, policy, store, on_progress=_show(bar))
         info = summary.as_dict()

@@ -41,15 +41,16 @@ def all_instructions() -> tuple[Instruction, ...]:
 
 
 def bundled_instructions(count: int, seed: int = 0) -> tuple[Instruction, ...]:
-    """Return `count` bundled instructions, drawn without repetition and in an order that `seed` decides.
+    """Return the first `count` bundled instructions in an order that `seed` decides.
 
     Raises:
         ConfigurationError: there are fewer than `count`.
     """
-    known = all_instructions()
-    if count > len(known):
+    order = list(all_instructions())
+    if count > len(order):
         raise ConfigurationError(
-            f"mixture.self_answers.count is {count}, but {len(known)} instructions are bundled; "
+            f"mixture.self_answers.count is {count}, but {len(order)} instructions are bundled; "
             "lower it, or add a source of kind sharegpt"
         )
-    return tuple(random.Random(f"instructions {seed}").sample(known, count))
+    random.Random(f"instructions {seed}").shuffle(order)
+    return tuple(order[:count])

@@ -160,18 +160,8 @@ class Sandbox:
     def stop(self) -> None:
         """Kill every process of the box and wait until they are gone; files stay readable through `root_fd`."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        if self._init_fd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._init_fd, signal.SIGKILL)
-        else:
-            process.kill()
-        try:
-            process.wait(ANSWER_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if process is not None:
+            self._kill(process)
         for fd in self._pipes:
             os.close(fd)
         self._pipes.clear()
@@ -238,6 +228,19 @@ class Sandbox:
             self.root_fd = os.open(f"/proc/{init}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except PermissionError as error:
             raise ConfigurationError(f"sandbox: the box's files cannot be read ({error}); {NAMESPACE_CURE}") from error
+
+    def _kill(self, process: "subprocess.Popen[bytes]") -> None:
+        """Kill the first process of the box's namespace, and with it all others; bubblewrap outside ends after them."""
+        if self._init_fd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._init_fd, signal.SIGKILL)
+        else:
+            process.kill()
+        try:
+            process.wait(ANSWER_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
     def _pipe(self, child: contextlib.ExitStack, *, child_reads: bool) -> tuple[int, int]:
         """Return the child's end, closed with the stack, and our non-blocking end, closed by `stop`."""

@@ -129,14 +129,14 @@ def evaluate_held_in(
         temperature=evaluation.temperature,
         max_tokens=evaluation.max_tokens,
     )
-    play_tasks(tasks, one_attempt(recipe), policy, episodes, on_progress=on_progress)
+    told = play_tasks(tasks, one_attempt(recipe), policy, episodes, on_progress=on_progress)
     wanted = {task.id for task in tasks}
     played = [t for t in read_trajectories(episodes) if t.task.id in wanted]
     missing = len(wanted - {t.task.id for t in played})
     if missing:
         raise InfrastructureError(
-            f"evaluation: {missing} of {len(wanted)} episodes could not be played (see the messages above); what was "
-            f"played is stored in {episodes.uri}. Run the same command again: it plays only the missing ones"
+            f"evaluation: {missing} of {len(wanted)} episodes could not be played ({'; '.join(told.failures[:2])}); "
+            f"what was played is stored in {episodes.uri}. Run the same command again: it plays only the missing ones"
         )
     result = score_held_in(played, model_name, len(wanted), evaluation.confidence)
     store.write_json(HELD_IN, result.model_dump(mode="json"))

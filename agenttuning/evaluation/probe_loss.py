@@ -64,11 +64,13 @@ def dialogue_loss(
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     from agenttuning.rendering.renderer import renderer_for
 
     renderer = renderer_for(AutoTokenizer.from_pretrained(model_dir), str(model_dir))
     device, dtype = placement(model_dir)
+    logging.disable_progress_bar()
     model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype)).to(device)
     model.eval()
     found: list[DialogueLoss] = []

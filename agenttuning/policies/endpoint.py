@@ -53,6 +53,7 @@ class EndpointPolicy:
         max_tokens: completion tokens of one reply.
         request_timeout_s: seconds of one request.
         patience_s: seconds for which failures of one request are retried.
+        send_seed: pass each request's seed on; a greedy request (temperature 0) never carries one.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class EndpointPolicy:
         max_tokens: int = 512,
         request_timeout_s: float = 120.0,
         patience_s: float = 600.0,
+        send_seed: bool = True,
     ) -> None:
         self.name = model
         self.url = base_url.rstrip("/") + "/chat/completions"
@@ -77,6 +79,7 @@ class EndpointPolicy:
             "max_tokens": max_tokens,
         }
         self.patience_s = patience_s
+        self._send_seed = send_seed and temperature > 0
         self._key = api_key
         self._key_env = api_key_env
         self._timeout = aiohttp.ClientTimeout(total=request_timeout_s)
@@ -113,6 +116,7 @@ class EndpointPolicy:
             max_tokens=spec.max_tokens,
             request_timeout_s=spec.request_timeout_s,
             patience_s=spec.patience_s,
+            send_seed=spec.send_seed,
         )
 
     async def act(self, turns: tuple[Turn, ...], seed: int) -> Reply:
@@ -174,7 +178,7 @@ class EndpointPolicy:
 
     async def _request(self, turns: tuple[Turn, ...], seed: int) -> Reply:
         sampling = self._sampling
-        body = chat_request(self.name, turns, sampling, seed)
+        body = chat_request(self.name, turns, sampling, seed if self._send_seed else None)
         started = time.monotonic()
         try:
             async with self._connect().post(self.url, data=body) as response:

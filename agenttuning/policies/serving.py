@@ -1,4 +1,4 @@
-"""`served`: a model directory behind Ray Serve LLM (vLLM), as an OpenAI-compatible endpoint, for as long as a block runs.
+"""`served`: a model directory behind Ray Serve LLM (vLLM) as an OpenAI-compatible endpoint, while a block runs.
 
 The same code serves on a CPU and on GPUs. The application's name and route carry the run's, a Serve that runs already
 is shared and left as it was, and one that is started here gets a free port and is shut down afterwards. Ray must be
@@ -34,6 +34,8 @@ class Endpoint:
 
     base_url: str
     model: str
+    takes_seed: bool = True
+    """Whether a sampled request may carry a seed: vLLM's sampler on a CPU dies of one."""
 
 
 @contextlib.contextmanager
@@ -60,7 +62,7 @@ def served(model_path: Path, serving: Serving, name: str) -> Iterator[Endpoint]:
         app = build_openai_app({"llm_configs": [_llm_config(model_path, serving, name)]})
         _deploy(app, route, serving.startup_timeout_s)
         try:
-            endpoint = Endpoint(base_url=f"{base}/{route}/v1", model=name)
+            endpoint = Endpoint(f"{base}/{route}/v1", name, takes_seed=serving.accelerator == "gpu")
             wait_until_ready(endpoint.base_url, READY_SECONDS)
             yield endpoint
         finally:
@@ -168,11 +170,13 @@ def _deploy(app: Any, route: str, timeout_s: float) -> None:
         text = " ".join(m for m in messages if m)
         if state in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise ConfigurationError(
-                f"serving: vLLM does not start ({_last_line(text)}); correct the recipe's serving section, or free memory"
+                f"serving: vLLM does not start ({_last_line(text)}); correct the recipe's serving section, "
+                "or free memory"
             )
         if time.monotonic() > deadline:
             raise ConfigurationError(
-                f"serving: the model is not up after serving.startup_timeout_s={timeout_s:g} ({_last_line(text) or state}); "
+                f"serving: the model is not up after serving.startup_timeout_s={timeout_s:g} "
+                f"({_last_line(text) or state}); "
                 "see that the cluster has the CPUs or GPUs that serving asks for, or raise the limit"
             )
         time.sleep(0.5)

@@ -37,16 +37,17 @@ class Nonsense(InfrastructureError):
     """The endpoint answered 200 with something that is no chat completion."""
 
 
-def chat_request(model: str, turns: Sequence[Turn], sampling: Mapping[str, Any], seed: int) -> bytes:
+def chat_request(model: str, turns: Sequence[Turn], sampling: Mapping[str, Any], seed: int | None) -> bytes:
     """Return the JSON body of one chat completion request.
 
     Args:
         model: the model's name at the endpoint.
         turns: what the policy sees; reasoning of earlier turns is not sent back, as providers ask.
         sampling: `temperature`, `top_p` and the token limit under the name the endpoint takes.
-        seed: passed on; whether it decides the sample is the endpoint's affair.
+        seed: passed on, unless it is None; whether it decides the sample is the endpoint's affair.
     """
-    return orjson.dumps({"model": model, "messages": [_message(t) for t in turns], **sampling, "seed": seed})
+    seeded = {} if seed is None else {"seed": seed}
+    return orjson.dumps({"model": model, "messages": [_message(t) for t in turns], **sampling, **seeded})
 
 
 def read_reply(body: bytes, seconds: float) -> Reply:

@@ -101,11 +101,12 @@ def line_chart(
     x_ticks = nice_ticks(min(xs), max(xs), 6)
     y_ticks = nice_ticks(0.0 if from_zero else min(ys), max(ys), 5)
     left, right, top, bottom = 54.0, 12.0, 26.0, height - 42.0
-    x_low, x_high = min(xs), max(max(xs), min(xs) + 1e-9)
+    x_low = min(xs)
+    x_span = (max(xs) - x_low) or 1.0
     y_low, y_high = y_ticks[0], y_ticks[-1]
 
     def place(point: tuple[float, float]) -> tuple[float, float]:
-        across = (point[0] - x_low) / (x_high - x_low)
+        across = (point[0] - x_low) / x_span
         up = (point[1] - y_low) / (y_high - y_low)
         return left + across * (WIDTH - left - right), bottom - up * (bottom - top)
 
@@ -115,18 +116,19 @@ def line_chart(
         parts.append(f'<line class="grid" x1="{left:g}" x2="{WIDTH - right:g}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(_text(left - 8, y + 4, number(tick), "tick", "end"))
     for tick in x_ticks:
-        if x_low <= tick <= x_high:
+        if 0 <= tick - x_low <= x_span:
             parts.append(_text(place((tick, y_low))[0], bottom + 18, number(tick), "tick", "middle"))
     parts.append(f'<line class="axis" x1="{left:g}" x2="{WIDTH - right:g}" y1="{bottom:.1f}" y2="{bottom:.1f}"/>')
     parts.append(_text(WIDTH - right, bottom + 36, x_label, "axis-name", "end"))
     for line in lines:
         parts += [f'<polyline class="line {line.series}" points="{piece}"/>' for piece in _pieces(line.points, place)]
-    last = next(p for p in reversed(lines[-1].points) if math.isfinite(p[1]))
-    x, y = place(last)
-    told = f"{x_label} {number(last[0])}: {number(last[1])}"
-    parts.append(
-        f'<circle class="end {lines[-1].series}" cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{told}</title></circle>'
-    )
+    for line in lines:
+        if line.series != "raw" and (ends := [p for p in line.points if math.isfinite(p[1])]):
+            x, y = place(ends[-1])
+            told = f"{x_label} {number(ends[-1][0])}: {number(ends[-1][1])}"
+            parts.append(
+                f'<circle class="end {line.series}" cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{told}</title></circle>'
+            )
     return _svg(parts, height, label)
 
 
@@ -162,11 +164,11 @@ def bar_chart(rows: Sequence[tuple[str, float, str]], label: str) -> Markup:
 
 def share_chart(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], label: str) -> Markup:
     """Draw stacked shares: one bar per name, its parts in the order of the series `s0`, `s1`, ..."""
-    left, step = 92.0, 34.0
+    left, step = 108.0, 34.0
     parts = []
     for index, (name, shares) in enumerate(rows):
         y = 4 + index * step
-        parts.append(_text(0, y + 19, _short(name, 13), "name"))
+        parts.append(_text(0, y + 19, _short(name, 15), "name"))
         whole = sum(value for _, value in shares) or 1.0
         x = left
         for place, (part, value) in enumerate(shares):

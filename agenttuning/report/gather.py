@@ -34,14 +34,16 @@ class Gathered:
     mixture: dict[str, Any] | None = None
     """`mixture/report.json`: what each source holds."""
     plan: dict[str, Any] | None = None
-    """What the training drew: the realised mixture, packing, tokens."""
+    """What the training drew: `mixture` by source, and `packing_efficiency`."""
     training: dict[str, Any] = field(default_factory=dict)
-    """What the training stage reported."""
+    """`training/trained.json`: what the training amounted to."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     """One entry per step, in order."""
     held_in: dict[str, dict[str, Any]] = field(default_factory=dict)
     general: dict[str, dict[str, Any]] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, Any] = field(default_factory=dict)
+    """`timings.json`: `seconds` by stage and `peak_memory_bytes`."""
     episodes: dict[str, list[Trajectory]] = field(default_factory=dict)
     """Evaluation episodes of `base` and `tuned`, and the `kept` and `collected` train trajectories."""
     problems: list[str] = field(default_factory=list)
@@ -54,7 +56,7 @@ def gather(run: Store) -> Gathered:
     def read(name: str, reader: Callable[[str], Value]) -> Value | None:
         try:
             return reader(name) if run.exists(name) else None
-        except (AgentTuningError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (AgentTuningError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
             g.problems.append(f"{name}: {str(error).splitlines()[0]}")
             return None
 
@@ -63,9 +65,10 @@ def gather(run: Store) -> Gathered:
     g.curation = read("curated/report.json", run.read_json)
     g.mixture = read("mixture/report.json", run.read_json)
     g.summary = read("summary.json", run.read_json) or {}
-    g.metrics = read("training/metrics.jsonl", lambda n: steps_of(run.read(n))) or []
-    g.training = read("training/manifest.json", lambda n: dict(run.read_json(n)["info"])) or {}
-    g.plan = read("training/plan.json", run.read_json) or plan_in(g.training) or plan_in(g.mixture or {})
+    g.timings = read("timings.json", run.read_json) or {}
+    g.metrics = read(_history(run), lambda n: steps_of(run.read(n))) or []
+    g.training = read("training/trained.json", run.read_json) or {}
+    g.plan = read("training/plan.json", run.read_json) or drawn(g.training)
     for which in MODELS:
         held_in = read(f"evaluation/{which}/held_in.json", run.read_json)
         general = read(f"evaluation/{which}/general.json", run.read_json)
@@ -103,14 +106,20 @@ def steps_of(data: bytes) -> list[dict[str, Any]]:
     return [found[step] for step in sorted(found)]
 
 
-def plan_in(info: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the plan's summary out of a stage's report: the mapping whose `mixture` gives shares by source."""
-    for candidate in (info, info.get("plan")):
-        if isinstance(candidate, dict):
-            mixture = candidate.get("mixture")
-            if isinstance(mixture, dict) and all(isinstance(v, dict) and "item_share" in v for v in mixture.values()):
-                return candidate
-    return None
+def drawn(trained: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the realised mixture out of a training's summary, in the shape of a plan's."""
+    if not isinstance(trained, dict) or not trained.get("items"):
+        return None
+    share, epochs = trained["item_share"], trained["epochs"]
+    mixture = {n: {"items": c, "item_share": share[n], "epochs": epochs[n]} for n, c in trained["items"].items()}
+    return {"mixture": mixture, "packing_efficiency": trained["packing_efficiency"]}
+
+
+def _history(run: Store) -> str:
+    """Return the name of the metrics: of the finished training, else of the newest checkpoint."""
+    checkpoints = run.list(prefix="training/checkpoints/", suffix="/metrics.jsonl")
+    finished = "training/metrics.jsonl"
+    return finished if run.exists(finished) or not checkpoints else checkpoints[-1]
 
 
 def smoothed(points: list[tuple[float, float]], window: int) -> list[tuple[float, float]]:

@@ -4,11 +4,13 @@ Style sheet and charts are inline; the page asks nothing of any network and runs
 from files in the run directory, and what has not run yet is said to have not. All stored text is escaped.
 """
 
+from collections.abc import Callable
 from importlib.resources import files
+from typing import Any
 
 from agenttuning import __version__
 from agenttuning.report import views
-from agenttuning.report.gather import gather
+from agenttuning.report.gather import Gathered, gather
 from agenttuning.report.reading import readings
 from agenttuning.storage import Store
 
@@ -35,16 +37,30 @@ def build_report(run: Store) -> str:
         style=Markup(templates.joinpath("report.css").read_text(encoding="utf-8")),
         version=__version__,
         g=g,
-        tiles=views.headline(g),
-        verdict=views.verdict(g),
-        asked=views.asked(g),
-        test=views.scores(g, "test"),
-        shifted=views.scores(g, "shifted"),
-        general=views.general(g),
-        failures=views.failures(g),
-        collected=views.collected(g),
-        mixture=views.mixture(g),
-        training=views.training(g),
-        timing=views.timing(g),
-        readings=readings(g),
+        **{name: _view(g, name, view) for name, view in _VIEWS.items()},
     )
+
+
+_VIEWS: dict[str, Callable[[Gathered], Any]] = {
+    "tiles": views.headline,
+    "verdict": views.verdict,
+    "asked": views.asked,
+    "test": lambda g: views.scores(g, "test"),
+    "shifted": lambda g: views.scores(g, "shifted"),
+    "general": views.general,
+    "failures": views.failures,
+    "collected": views.collected,
+    "mixture": views.mixture,
+    "training": views.training,
+    "timing": views.timing,
+    "readings": readings,
+}
+
+
+def _view(g: Gathered, name: str, view: Callable[[Gathered], Any]) -> Any:
+    """Return a view, or None where a stored file has another shape than its stage writes, which the page then says."""
+    try:
+        return view(g)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
+        g.problems.append(f"what the section {name!r} needs: {type(error).__name__} {error}")
+        return None

@@ -54,7 +54,8 @@ def _compared(name: str, base: dict[str, Trajectory], tuned: dict[str, Trajector
 def _side_by_side(title: str, episodes: list[Trajectory]) -> Reading:
     """Show episodes of one task in columns; the turns that all begin with are shown once."""
     common = 0
-    while all(len(t.turns) > common for t in episodes) and len({t.turns[common] for t in episodes}) == 1:
+    first = episodes[0].turns
+    while all(len(t.turns) > common and t.turns[common] == first[common] for t in episodes):
         common += 1
     if len(episodes) == 1:
         common = next((i for i, t in enumerate(episodes[0].turns) if t.role == "assistant" and t.loss is not False), 0)

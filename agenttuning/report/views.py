@@ -16,8 +16,8 @@ SMOOTHING = 0.05
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """Return a share as `58.3 %`."""
-    return f"{100 * share:.{digits}f} %"
+    """Return a share as `58.3 %`, on one line."""
+    return f"{100 * share:.{digits}f}\u00a0%"
 
 
 def interval_text(rate: dict[str, Any]) -> str:
@@ -38,13 +38,13 @@ def headline(g: Gathered) -> list[Cell]:
     if (change := general.get("loss_change")) is not None:
         gap = general["loss_difference"]
         note = f"{gap['value']:+.3f} nats per token [{gap['low']:+.3f}, {gap['high']:+.3f}]"
-        tiles.append({"label": "General loss", "value": f"{100 * change:+.1f} %", "note": note})
+        tiles.append({"label": "General loss", "value": f"{100 * change:+.1f}\u00a0%", "note": note})
     if g.curation:
         total = g.curation["total"]
         note = f"of {total['collected']:,} collected, {percent(total['ratio'])}"
         tiles.append({"label": "Trajectories kept", "value": f"{total['kept']:,}", "note": note})
-    if seconds := g.summary.get("seconds"):
-        memory = g.summary.get("peak_memory_bytes")
+    if seconds := g.timings.get("seconds"):
+        memory = g.timings.get("peak_memory_bytes")
         note = f"peak memory {memory / 2**30:.1f} GiB" if memory else "over all stages"
         tiles.append({"label": "Time in all", "value": duration(sum(seconds.values())), "note": note})
     return tiles
@@ -139,7 +139,7 @@ def failures(g: Gathered) -> Cell | None:
         for mode, count in found["failures"].items():
             totals[mode] = totals.get(mode, 0) + count
     modes = sorted(totals, key=lambda m: (-totals[m], m))
-    rows = [
+    rows: list[Cell] = [
         {"name": mode.replace("_", " "), "cells": [_heat(f["failures"].get(mode, 0), f) for _, _, f in columns]}
         for mode in modes
     ]
@@ -224,36 +224,50 @@ def mixture(g: Gathered) -> Cell | None:
     drawn = (g.plan or {}).get("mixture", {})
     if not held and not drawn:
         return None
-    asked = g.recipe.get("mixture", {}).get("sources", {})
-    weights = sum(s["weight"] for s in asked.values()) or 1.0
+    asked = _asked_shares(g)
     rows = []
     for name in dict.fromkeys([*held, *drawn]):
         have, took = held.get(name, {}), drawn.get(name, {})
         rows.append(
             {
                 "name": name,
-                "asked": percent(asked[name]["weight"] / weights) if name in asked else "–",
+                "asked": percent(asked[name]) if name in asked else "–",
                 "held": _count(have.get("items")),
                 "tokens": _count(have.get("tokens")),
                 "supervised": _count(have.get("supervised")),
                 "drawn": _count(took.get("items")),
                 "item_share": percent(took["item_share"]) if took else "–",
-                "token_share": percent(took["token_share"]) if took else "–",
                 "epochs": f"{took['epochs']:.2f}" if took else "–",
             }
         )
-    chart = None
-    if drawn:
-        bars = [(what, [(n, float(s[key])) for n, s in drawn.items()]) for what, key in _SHARES if _has(drawn, key)]
-        chart = share_chart(bars, "Share of each source in what was trained on")
-    return {"rows": rows, "chart": chart, "sources": list(drawn), "packing": (g.plan or {}).get("packing_efficiency")}
+    bars = []
+    for what, key in (("items", "items"), ("tokens", "tokens"), ("trained tokens", "supervised")):
+        if drawn and all(key in source for source in drawn.values()):
+            bars.append((what, [(name, float(source[key])) for name, source in drawn.items()]))
+    return {
+        "rows": rows,
+        "chart": share_chart(bars, "Share of each source in what was trained on") if bars else None,
+        "sources": list(drawn),
+        "packing": (g.plan or {}).get("packing_efficiency"),
+        "deviation": _deviation(g, asked),
+    }
 
 
-_SHARES = (("items", "items"), ("tokens", "tokens"), ("trained tokens", "supervised"))
+def _asked_shares(g: Gathered) -> dict[str, float]:
+    sources = g.recipe.get("mixture", {}).get("sources", {})
+    whole = sum(s["weight"] for s in sources.values()) or 1.0
+    return {name: s["weight"] / whole for name, s in sources.items()}
 
 
-def _has(drawn: dict[str, Any], key: str) -> bool:
-    return all(key in source for source in drawn.values())
+def _deviation(g: Gathered, asked: dict[str, float]) -> float | None:
+    """Return how many items any source ever was away from its share of all items so far, over all steps."""
+    worst = None
+    for step in g.metrics:
+        counts = {name: int(step[f"items/{name}"]) for name in asked if f"items/{name}" in step}
+        if counts and len(counts) == len(asked):
+            whole = sum(counts.values())
+            worst = max(worst or 0.0, *(abs(c - asked[name] * whole) for name, c in counts.items()))
+    return worst
 
 
 def _count(value: int | None) -> str:
@@ -266,30 +280,37 @@ def training(g: Gathered) -> Cell | None:
         return None
     loss = _series(g, "loss")
     window = max(1, round(SMOOTHING * len(loss)))
-    charts = [
-        line_chart(
-            [Line("raw", loss), Line("main", smoothed(loss, window))],
-            "step",
-            "loss (nats per trained token)",
-            "Training loss by step",
-        )
+    lines = [Line("raw", loss), Line("main", smoothed(loss, window))]
+    charts: list[Cell] = [
+        {"drawing": line_chart(lines, "step", "loss (nats per trained token)", "Training loss by step")}
     ]
-    for key, name, zero in _PANELS:
+    sources = [name for name in _asked_shares(g) if _series(g, f"loss/{name}")]
+    if len(sources) > 1:
+        parts = [Line(f"s{i % 6}", smoothed(_series(g, f"loss/{n}"), window)) for i, n in enumerate(sources)]
+        drawing = line_chart(parts, "step", "loss by source (nats per trained token)", "Training loss by source")
+        charts.append({"drawing": drawing, "sources": sources})
+    for key, name in _PANELS:
         if points := _series(g, key):
-            charts.append(line_chart([Line("main", points)], "step", name, f"{name} by step", from_zero=zero))
-    facts = (
-        [("steps", f"{int(g.metrics[-1]['step']):,}"), ("last loss", f"{smoothed(loss, window)[-1][1]:.4f}")]
-        if loss
-        else []
-    )
-    facts += [(n.replace("_", " "), _fact(v)) for n, v in g.training.items() if isinstance(v, int | float | str)]
-    return {"charts": charts, "window": window, "facts": list(dict(facts).items())}
+            drawing = line_chart([Line("main", points)], "step", name, f"{name} by step", from_zero=True)
+            charts.append({"drawing": drawing})
+    facts = [
+        (name.removesuffix("_bytes").replace("supervised", "trained").replace("_", " "), _fact(name, value))
+        for name, value in g.training.items()
+        if name != "steps"
+    ]
+    return {
+        "charts": charts,
+        "window": window,
+        "steps": int(g.metrics[-1]["step"]),
+        "facts": [(name, text) for name, text in facts if text is not None],
+        "notes": g.training.get("notes", []),
+    }
 
 
 _PANELS = (
-    ("learning_rate", "learning rate", True),
-    ("grad_norm", "gradient norm", True),
-    ("tokens_per_second", "tokens per second", True),
+    ("learning_rate", "learning rate"),
+    ("grad_norm", "gradient norm"),
+    ("tokens_per_second", "tokens per second"),
 )
 
 
@@ -297,19 +318,28 @@ def _series(g: Gathered, key: str) -> list[tuple[float, float]]:
     return [(float(m["step"]), float(m[key])) for m in g.metrics if isinstance(m.get(key), int | float)]
 
 
-def _fact(value: float | str) -> str:
-    if isinstance(value, str | bool):
-        return str(value)
+def _fact(name: str, value: Any) -> str | None:
+    """Return a figure of the training's summary for people; None for what is shown elsewhere."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, int | float):
+        return None
+    if name.endswith("_bytes"):
+        return f"{value / 2**30:.1f} GiB"
+    if name == "seconds":
+        return duration(value)
+    if name.endswith("efficiency"):
+        return percent(value)
     return f"{value:,}" if isinstance(value, int) else number(value)
 
 
 def timing(g: Gathered) -> Cell | None:
     """Return where the time went."""
-    seconds = g.summary.get("seconds")
+    seconds = g.timings.get("seconds")
     if not seconds:
         return None
     rows = [(stage, float(s), duration(s)) for stage, s in seconds.items()]
-    memory = g.summary.get("peak_memory_bytes")
+    memory = g.timings.get("peak_memory_bytes")
     return {
         "chart": bar_chart(rows, "Wall time by stage"),
         "total": duration(sum(seconds.values())),
@@ -322,6 +352,7 @@ def asked(g: Gathered) -> Cell | None:
     r = g.recipe
     if not r:
         return None
+    keys = ("train_tasks", "test_tasks", "shifted_tasks", "reward_threshold")
     policy, train = r.get("policy", {}), r.get("training", {})
     teacher = (
         "the environments' experts" if policy.get("kind") == "expert" else str(policy.get("model") or "the base model")
@@ -335,4 +366,7 @@ def asked(g: Gathered) -> Cell | None:
         ("workers", f"{train.get('workers')}, ZeRO-{train.get('zero_stage')}"),
         ("seed", str(r.get("run", {}).get("seed"))),
     ]
-    return {"facts": facts, "environments": [{"name": n, **e} for n, e in r.get("environments", {}).items()]}
+    return {
+        "facts": facts,
+        "environments": [{"name": n, **{k: e.get(k, "–") for k in keys}} for n, e in r.get("environments", {}).items()],
+    }

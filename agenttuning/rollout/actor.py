@@ -6,9 +6,10 @@ its own. What Ray Data carries back is the index of what happened, row by row.
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Generator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -84,7 +85,7 @@ async def _make_worker(plan: RolloutPlan, stored: frozenset[str], on_report: Any
     return EpisodeWorker(plan, stored, on_report)
 
 
-def run_job(attempts: Sequence[tuple[Task, int]], plan: RolloutPlan, board: Any) -> Iterator[Report]:
+def run_job(attempts: Sequence[tuple[Task, int]], plan: RolloutPlan, board: Any) -> Generator[Report]:
     """Play attempts on Ray Data and yield a report of each; closing the iterator stops the job."""
     import ray
 
@@ -96,6 +97,7 @@ def run_job(attempts: Sequence[tuple[Task, int]], plan: RolloutPlan, board: Any)
     context.max_consecutive_actor_init_deaths = ACTOR_START_DEATHS
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    _quiet()
     with ray.data.DataContext.current(context):
         index = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // block)).map_batches(
             RolloutActor,
@@ -108,6 +110,13 @@ def run_job(attempts: Sequence[tuple[Task, int]], plan: RolloutPlan, board: Any)
         for batch in batches:
             for values in zip(*(column.tolist() for column in batch.values()), strict=True):
                 yield Report(**dict(zip(batch, values, strict=True)))
+
+
+def _quiet() -> None:
+    """Leave Ray Data's messages to its log file: progress is shown by whoever called."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.ERROR)
 
 
 def _pool(strategy: Any, rollout: Rollout, rows: int, block: int) -> Any:

@@ -6,6 +6,7 @@ empty ones, refusals, and degenerate repetition.
 """
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections import Counter
@@ -107,7 +108,7 @@ def self_answers(
                 raise item
             yield item
     finally:
-        if thread.is_alive():
+        with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(work.cancel)
         thread.join()
 
@@ -120,7 +121,13 @@ async def _answer_conversations(
     finished: queue.SimpleQueue[Conversation | BaseException | None],
     on_progress: OnAnswered | None,
 ) -> None:
-    policy = EndpointPolicy(endpoint.base_url, endpoint.model, temperature=spec.temperature, max_tokens=spec.max_tokens)
+    policy = EndpointPolicy(
+        endpoint.base_url,
+        endpoint.model,
+        temperature=spec.temperature,
+        max_tokens=spec.max_tokens,
+        send_seed=endpoint.takes_seed,
+    )
     slots = asyncio.Semaphore(spec.concurrency)
     dropped: Counter[str] = Counter()
     done = 0

@@ -40,7 +40,7 @@ def identity(spec: PolicySpec) -> tuple[str, dict[str, Any]]:
 
 
 def environment_settings(cls: type[Environment], settings: dict[str, Any], spec: PolicySpec) -> dict[str, Any]:
-    """Return an environment's settings with the expert's `mistake_rate` where it has such a field and none was given."""
+    """Return an environment's settings, with the expert's `mistake_rate` where it has the field and none is given."""
     if spec.kind == "expert" and "mistake_rate" in cls.Settings.model_fields:
         return {"mistake_rate": spec.mistake_rate, **settings}
     return settings

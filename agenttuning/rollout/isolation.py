@@ -36,7 +36,7 @@ from agenttuning.rollout.host import (
     class_path,
     make_host,
 )
-from agenttuning.rollout.nursery import READY, SPAWN
+from agenttuning.rollout.nursery import GRACE_SECONDS, READY, SPAWN
 from agenttuning.trajectory import Task
 
 SETUP_SECONDS = 120.0
@@ -154,7 +154,7 @@ class Nursery:
                 self._control.close()
             if self._process is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(timeout=1.0)
+                    self._process.wait(timeout=GRACE_SECONDS + 1)
                 self._process.kill()
                 self._process.wait()
             self._process = self._control = None

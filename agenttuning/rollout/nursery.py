@@ -1,13 +1,14 @@
-"""A small process that has imported an environment and forks one child per instance: `python -m agenttuning.rollout.nursery`.
+"""`python -m agenttuning.rollout.nursery`: imports an environment once and forks one child per instance.
 
 Importing a simulator costs seconds and a hundred megabytes. Paid once here, a further instance costs a fork: some
 milliseconds and the pages it writes. Forking is safe because this process runs no thread of ours and no event loop,
-which a worker of Ray does. Its control socket carries one socket per wanted child; when the control socket closes, or
-this process dies, every child dies with it.
+which a worker of Ray does. Its control socket carries one socket per wanted child; when that closes,
+the children get a moment to shut down, and when this process dies, every child dies with it.
 
 The parent's side is `agenttuning.rollout.isolation`. Messages are pickled and stay between processes of one user.
 """
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -23,6 +24,8 @@ from agenttuning.rollout.host import EnvironmentFailed, EnvironmentHost, call, l
 READY = b"ready"
 SPAWN = b"spawn"
 PR_SET_PDEATHSIG = 1
+GRACE_SECONDS = 3
+"""How long the children of a dead worker may take to shut their environments down."""
 
 
 def main(control: socket.socket, path: str) -> None:
@@ -41,13 +44,21 @@ def main(control: socket.socket, path: str) -> None:
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, len(SPAWN), 1)
         if message != SPAWN or not descriptors:
-            return
+            break
         if os.fork() == 0:
             control.close()
             _die_with(parent)
             _serve(Connection(descriptors[0]))
             os._exit(0)
         os.close(descriptors[0])
+    _wait_for_children()
+
+
+def _wait_for_children() -> None:
+    """Leave the children a moment to free what they hold; the alarm ends this process, and with it the rest."""
+    signal.alarm(GRACE_SECONDS)
+    with contextlib.suppress(ChildProcessError):
+        os.wait()
 
 
 def _die_with(parent: int) -> None:
@@ -76,6 +87,8 @@ def _serve(connection: Connection) -> None:
         except Exception as error:
             answer = (False, error)
         _send(connection, answer)
+        if method == "shutdown":
+            return
     if host is not None:
         host.shutdown()
 

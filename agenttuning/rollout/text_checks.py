@@ -6,7 +6,7 @@ from collections import Counter
 _REFUSAL = re.compile(
     r"^\W*(?:(?:i'?m|i am) (?:very |really |so )?sorry,?|sorry,?|unfortunately,?|i apologi[sz]e[^.]{0,60}[.,])?"
     r"[\s,]*(?:but )?(?:as an ai(?: language model| assistant)?,? ?)?(?:i )?"
-    r"(?:(?:can(?:no|')?t|cannot|can not|am (?:not able|unable) to|'?m (?:not able|unable) to|am not (?:able|allowed) to|"
+    r"(?:(?:can(?:no|')?t|cannot|can not|(?:am|'?m) (?:not able|unable|not allowed) to|"
     r"won'?t|will not|must decline to|have to decline to|do ?n[o']t feel comfortable) "
     r"(?:be able to |directly )?(?:help|assist|provide|comply|fulfil|do that|do this|answer|complete|continue|"
     r"participate|engage|support|with))",

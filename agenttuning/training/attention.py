@@ -90,7 +90,7 @@ def segment_attention(
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     blocked = query.device.type == "cpu" and query.dtype == torch.bfloat16 and dropout == 0.0
-    parts = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+    parts = zip(*(torch.split(whole, lengths, 2) for whole in (query, key, value)), strict=True)
     out = []
     for q, k, v in parts:
         if blocked and q.shape[2] <= LONGEST:

@@ -45,7 +45,9 @@ class Items:
         self._ids = ids.values.to_numpy()
         self._mask = mask.values.to_numpy(zero_copy_only=False)
         if not np.array_equal(self._starts, mask.offsets.to_numpy()):
-            raise DataError(f"items of {name}: ids and mask differ in length; delete the table and run `agenttuning mix`")
+            raise DataError(
+                f"items of {name}: ids and mask differ in length; delete the table and run `agenttuning mix`"
+            )
         self.counts = ItemCounts.of(table.column("tokens").to_numpy(), table.column("supervised").to_numpy())
 
     def __getitem__(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:

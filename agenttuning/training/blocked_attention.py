@@ -7,6 +7,7 @@ computed in float32. The weights are kept for the backward pass, so memory grows
 segments than `LONGEST` belong to the flash kernel.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,17 +31,15 @@ def blocked_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
     Returns:
         [1, tokens, heads, head size].
     """
-    out: torch.Tensor = _Blocked.apply(query, key, value, scale)
-    return out
+    apply: Callable[..., torch.Tensor] = _Blocked.apply
+    return apply(query, key, value, scale)
 
 
 class _Blocked(torch.autograd.Function):
     """Shapes: K key-value heads, G query heads for each, S tokens, D head size, n queries of a block ending at e."""
 
     @staticmethod
-    def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
-    ) -> torch.Tensor:
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
         heads, size, width = query.shape[1:]
         groups = key.shape[1]
         shared = heads // groups

@@ -57,12 +57,15 @@ def choose_numerics(training: Training, local_rank: int = 0) -> Numerics:
 
     if training.use_gpu and not torch.cuda.is_available():
         raise ConfigurationError(
-            "training.use_gpu is set, but this worker sees no GPU; check the driver and CUDA_VISIBLE_DEVICES, or unset it"
+            "training.use_gpu is set, but this worker sees no GPU; check its driver and CUDA_VISIBLE_DEVICES, or "
+            "unset training.use_gpu"
         )
     device = f"cuda:{local_rank % torch.cuda.device_count()}" if training.use_gpu else "cpu"
     dtype, why_dtype = _dtype(training)
     attention, why_attention = _attention(training)
-    return Numerics(device, dtype, attention, (f"dtype {dtype}: {why_dtype}", f"attention {attention}: {why_attention}"))
+    return Numerics(
+        device, dtype, attention, (f"dtype {dtype}: {why_dtype}", f"attention {attention}: {why_attention}")
+    )
 
 
 def allocator() -> str | None:

@@ -1,4 +1,4 @@
-"""What the loop trains with: losses, backward, one optimizer step, its state on disk, its weights by name.
+"""What the loop trains with: loss, backward, one optimizer step, its state on disk, its weights by name.
 
 Two engines of one shape: plain PyTorch on one worker, and DeepSpeed ZeRO. Both keep float32 master weights and sum
 gradients in float32 under bfloat16 weights, clip by the global norm, and leave everything as it was when that norm is
@@ -24,11 +24,11 @@ class Engine(Protocol):
     causal: Any
     """The Hugging Face model."""
 
-    def losses(self, batch: Batch) -> torch.Tensor:
-        """Return the loss of each supervised token of a row, float32 [n]."""
+    def losses(self, batch: Batch, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a row's scaled sum of losses, to hand to `backward`, and each supervised token's loss, [n]."""
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradients of a scalar, as it is, to those of the step."""
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        """Add the gradients of a scalar, as it is, to those of the step, of which it may be the last."""
 
     def step(self, learning_rate: float) -> tuple[float, bool]:
         """Clip, update, clear the gradients.

@@ -1,16 +1,18 @@
 """Token-exact loss of a packed row: logits only where a token is supervised, cross entropy in float32.
 
-Most tokens of agent data are prompt and observation. They are dropped before the LM head, so the logits of a row
-take a third of the memory and time or less; what is left goes through the head in chunks. The result is one loss per
-supervised token. Who sums them divides by the supervised tokens of the whole optimizer step, over all micro-batches
-and ranks, so that packing and the number of ranks change nothing.
+Most tokens of agent data are prompt and observation. They are dropped before the LM head; what is left goes through it
+in chunks, whose logits turn into gradients on the spot and are never kept. The head is one module call per row however
+many chunks there are: under ZeRO-3 all ranks gather weights in step, and their rows differ in supervised tokens. Who
+calls divides by the supervised tokens of the whole optimizer step, over all micro-batches and ranks, so that packing
+and the number of ranks change nothing.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.nn.functional import linear
 
 from agenttuning.errors import ConfigurationError
 
@@ -19,10 +21,10 @@ ROWS = 256
 
 
 class PackedCausalLM(nn.Module):
-    """A causal language model that takes a packed row and returns the loss of each supervised token.
+    """A causal language model that takes a packed row and returns its loss.
 
     Args:
-        causal: a Hugging Face causal language model whose logits are its output embedding's, at most capped or scaled.
+        causal: a Hugging Face causal language model whose head is linear, its logits at most scaled and capped.
         logits_chunk: supervised positions whose logits are held at once.
 
     Raises:
@@ -31,14 +33,14 @@ class PackedCausalLM(nn.Module):
 
     def __init__(self, causal: Any, logits_chunk: int) -> None:
         super().__init__()
-        if causal.base_model is causal or causal.get_output_embeddings() is None:
+        head = causal.get_output_embeddings()
+        if causal.base_model is causal or not isinstance(head, nn.Linear):
             raise ConfigurationError(
-                f"model {type(causal).__name__}: no decoder and output embedding found apart; training needs a causal "
-                "language model such as Llama, Qwen or Mistral"
+                f"model {type(causal).__name__}: no decoder with a linear head on it; training needs a causal language "
+                "model such as Llama, Qwen or Mistral"
             )
         self.causal = causal
-        self.logits_chunk = logits_chunk
-        self.cap, self.factor = _after_head(causal.config)
+        self.head = LossHead(head, causal.config, logits_chunk)
 
     def forward(
         self,
@@ -46,78 +48,118 @@ class PackedCausalLM(nn.Module):
         position_ids: torch.Tensor,
         positions: torch.Tensor,
         targets: torch.Tensor,
+        scale: float,
         attention: dict[str, Any],
-    ) -> torch.Tensor:
-        """Return the loss of each supervised token, float32 [n].
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the scaled sum of the losses (a scalar to differentiate) and each token's loss (without gradient).
 
         Args:
             input_ids: [1, tokens].
             position_ids: [1, tokens], restarting at 0 in each segment.
             positions: places whose next token is supervised, [n].
             targets: the tokens that follow there, [n].
+            scale: of the sum.
             attention: what `attention_arguments` gave.
         """
         states = self.causal.base_model(
             input_ids=input_ids, position_ids=position_ids, use_cache=False, **attention
         ).last_hidden_state[0]
-        chosen = states.index_select(0, positions)
-        if len(targets) <= self.logits_chunk:
-            return self._losses(chosen, targets)
-        # Reentrant: ZeRO-3 gathers the head again in the backward pass only so.
-        parts = [
-            checkpoint(self._losses, *part, use_reentrant=True)
-            for part in zip(chosen.split(self.logits_chunk), targets.split(self.logits_chunk), strict=True)
-        ]
-        return torch.cat(parts)
-
-    def _losses(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        logits = self.causal.get_output_embeddings()(states)
-        if self.factor != 1.0:
-            logits = logits * self.factor
-        if self.cap is not None:
-            logits = torch.tanh(logits / self.cap) * self.cap
-        return token_losses(logits, targets)
+        total, losses = self.head(states.index_select(0, positions), targets, scale)
+        return total, losses
 
 
-def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the cross entropy of each row: [n] in float32 (float64 for float64 logits).
+class LossHead(nn.Module):
+    """The LM head and the cross entropy behind it.
 
-    The logits' memory is reused for their gradient, so nothing else may read them afterwards.
+    It holds the head's own parameters, so that ZeRO-3 gathers them for it.
 
     Args:
-        logits: [n, vocabulary].
-        targets: [n].
+        head: the model's output embedding.
+        config: of the model; some scale or cap their logits.
+        logits_chunk: rows whose logits are held at once.
     """
-    losses: torch.Tensor = _TokenLosses.apply(logits, targets)
-    return losses
+
+    def __init__(self, head: nn.Linear, config: Any, logits_chunk: int) -> None:
+        super().__init__()
+        self.weight = head.weight
+        self.bias = head.bias
+        self.chunk = logits_chunk
+        self.cap = getattr(config, "final_logit_softcapping", None)
+        divisor = getattr(config, "logits_scaling", None) or 1.0
+        self.factor = (getattr(config, "logit_scale", None) or 1.0) / divisor
+
+    def forward(self, states: torch.Tensor, targets: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `scale` times the sum of the losses, and each row's loss without gradient.
+
+        Args:
+            states: [n, hidden size].
+            targets: [n].
+            scale: of the sum and its gradients.
+        """
+        apply: Callable[..., tuple[torch.Tensor, torch.Tensor]] = _HeadLoss.apply
+        return apply(states, self.weight, self.bias, targets, scale, self)
 
 
-class _TokenLosses(torch.autograd.Function):
+class _HeadLoss(torch.autograd.Function):
+    """Computes the gradients together with the loss, while a chunk's logits exist; backward only hands them out."""
+
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        losses = logits.new_empty(len(targets), dtype=wide)
-        values = logits.detach()
-        for start in range(0, len(targets), ROWS):
-            rows = values[start : start + ROWS].to(wide, copy=True)
-            wanted = targets[start : start + ROWS, None]
-            total = rows.logsumexp(-1, keepdim=True)
-            losses[start : start + ROWS] = (total - rows.gather(-1, wanted))[:, 0]
-            rows.sub_(total).exp_()
-            rows.scatter_add_(-1, wanted, rows.new_full(wanted.shape, -1.0))
-            values[start : start + ROWS] = rows
-        ctx.save_for_backward(values)
-        return losses
+    def forward(
+        ctx: Any,
+        states: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        scale: float,
+        head: LossHead,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        wide = torch.promote_types(states.dtype, torch.float32)
+        losses = states.new_empty(len(targets), dtype=wide)
+        grad_states = torch.empty_like(states)
+        # Several chunks add up in float32; a single one needs no second copy of the weight's size.
+        several = len(targets) > head.chunk
+        grad_weight = weight.new_zeros(weight.shape, dtype=wide) if several else None
+        grad_bias = None if bias is None else bias.new_zeros(bias.shape, dtype=wide)
+        for start in range(0, len(targets), head.chunk):
+            chunk = slice(start, start + head.chunk)
+            logits = linear(states[chunk], weight, bias)
+            losses[chunk] = _losses_then_gradients(logits, targets[chunk], scale, head)
+            grad_states[chunk] = logits @ weight
+            part = logits.t() @ states[chunk]
+            grad_weight = part if grad_weight is None else grad_weight.add_(part)
+            if grad_bias is not None:
+                grad_bias += logits.sum(0, dtype=wide)
+        assert grad_weight is not None
+        ctx.save_for_backward(
+            grad_states, grad_weight.to(weight.dtype), None if bias is None or grad_bias is None else grad_bias.to(bias)
+        )
+        ctx.mark_non_differentiable(losses)
+        return losses.sum() * scale, losses
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (values,) = ctx.saved_tensors
-        return values.mul_(gradients[0].to(values.dtype)[:, None]), None
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        found = [g if g is None else g * gradients[0].to(g.dtype) for g in ctx.saved_tensors]
+        return (*found, None, None, None)
 
 
-def _after_head(config: Any) -> tuple[float | None, float]:
-    """Return the soft cap and the factor that some models apply to their logits."""
-    cap = getattr(config, "final_logit_softcapping", None)
-    factor = getattr(config, "logit_scale", None) or 1.0
-    divisor = getattr(config, "logits_scaling", None) or 1.0
-    return cap, factor / divisor
+def _losses_then_gradients(
+    logits: torch.Tensor, targets: torch.Tensor, scale: float, head: LossHead
+) -> torch.Tensor:
+    """Return each row's loss, and overwrite the logits with the gradients of the scaled sum."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    losses = []
+    for start in range(0, len(targets), ROWS):
+        rows = logits[start : start + ROWS].to(wide, copy=True).mul_(head.factor)
+        bent = None
+        if head.cap is not None:
+            bent = torch.tanh(rows / head.cap)
+            rows = bent * head.cap
+        wanted = targets[start : start + ROWS, None]
+        total = rows.logsumexp(-1, keepdim=True)
+        losses.append((total - rows.gather(-1, wanted))[:, 0])
+        rows = rows.sub_(total).exp_()
+        rows.scatter_add_(-1, wanted, rows.new_full(wanted.shape, -1.0))
+        if bent is not None:
+            rows *= 1 - bent.square_()
+        logits[start : start + ROWS] = rows.mul_(scale * head.factor)
+    return torch.cat(losses)

@@ -3,7 +3,7 @@
 It is what `training.zero_stage: 0` runs, and the reference that the ZeRO engine is tested against.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,14 @@ class PlainEngine:
         groups = optimizer_groups(list(self._master.values()), training.weight_decay)
         self._optimizer = torch.optim.AdamW(groups, lr=0.0, betas=training.betas, fused=True)
 
-    def losses(self, batch: Batch) -> torch.Tensor:
-        """Return the loss of each supervised token."""
+    def losses(self, batch: Batch, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the scaled sum and each supervised token's loss."""
         device = self._numerics.device
         attention = attention_arguments(batch.lengths, self._numerics.attention, device)
-        losses: torch.Tensor = self._model(**batch.inputs(device), attention=attention)
-        return losses
+        total, losses = self._model(**batch.inputs(device), scale=scale, attention=attention)
+        return total, losses
 
-    def backward(self, loss: torch.Tensor) -> None:
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
         """Add a scalar's gradients."""
         torch.autograd.backward(loss)
 
@@ -116,5 +116,6 @@ def _master(weight: torch.nn.Parameter) -> torch.nn.Parameter:
             master.grad += lower.grad
         lower.grad = None
 
-    weight.register_post_accumulate_grad_hook(collect)
+    register: Callable[..., Any] = weight.register_post_accumulate_grad_hook
+    register(collect)
     return master

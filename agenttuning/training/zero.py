@@ -23,6 +23,9 @@ from agenttuning.training.loss import PackedCausalLM
 TAG = "zero"
 """Directory in a checkpoint that holds DeepSpeed's files."""
 
+PREFIX = "causal."
+"""What names in DeepSpeed's files begin with: the attribute of `PackedCausalLM`."""
+
 BUCKET = 50_000_000
 """Least elements of DeepSpeed's communication buckets; wide models get one square matrix."""
 
@@ -61,6 +64,21 @@ def zero_config(training: Training, numerics: Numerics, hidden_size: int, world_
     }
 
 
+def _restore_buffers(causal: Any) -> None:
+    """Compute the model's derived buffers anew, in float32.
+
+    While it loads sharded, DeepSpeed lets every tensor be made in bfloat16, rotary frequencies too. Rounded so, they
+    turn positions by whole radians after a few thousand tokens, and the model would learn other positions than it is
+    served with.
+    """
+    for module in causal.modules():
+        buffers = {n: b for n, b in module.named_buffers(recurse=False) if b.is_floating_point()}
+        if buffers and not any(True for _ in module.parameters(recurse=False)):
+            for name, buffer in buffers.items():
+                setattr(module, name, buffer.float())
+            causal._init_weights(module)
+
+
 class ZeroEngine:
     """See `agenttuning.training.engine.Engine`.
 
@@ -79,6 +97,8 @@ class ZeroEngine:
         from transformers.integrations import HfDeepSpeedConfig
 
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        # It would compile C++ on the user's machine to replace gloo on one node; gloo does.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
         base = AutoConfig.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
         hidden = int(base.get_text_config().hidden_size)
@@ -88,21 +108,23 @@ class ZeroEngine:
         self._numerics = numerics
         self._stage = training.zero_stage
         self.causal = load_causal(model_dir, training, numerics, trust_remote_code)
+        if self._sharded_loading is not None:
+            _restore_buffers(self.causal)
         model = PackedCausalLM(self.causal, training.logits_chunk)
         groups = optimizer_groups(list(model.parameters()), training.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=0.0, betas=training.betas, fused=True)
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
 
-    def losses(self, batch: Batch) -> torch.Tensor:
-        """Return the loss of each supervised token."""
+    def losses(self, batch: Batch, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the scaled sum and each supervised token's loss."""
         device = self._numerics.device
         attention = attention_arguments(batch.lengths, self._numerics.attention, device)
-        self._engine.set_gradient_accumulation_boundary(False)
-        losses: torch.Tensor = self._engine(**batch.inputs(device), attention=attention)
-        return losses
+        total, losses = self._engine(**batch.inputs(device), scale=scale, attention=attention)
+        return total, losses
 
-    def backward(self, loss: torch.Tensor) -> None:
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
         """Add a scalar's gradients."""
+        self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> tuple[float, bool]:
@@ -110,7 +132,6 @@ class ZeroEngine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         skipped = self._engine.skipped_steps
-        self._engine.set_gradient_accumulation_boundary(True)
         self._engine.step()
         return float(self._engine.get_global_grad_norm()), self._engine.skipped_steps == skipped
 

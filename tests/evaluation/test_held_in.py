@@ -1,4 +1,9 @@
+import asyncio
+import contextlib
+import threading
+
 import pytest
+from aiohttp import web
 
 from agenttuning.environments import base
 from agenttuning.errors import InfrastructureError
@@ -118,6 +123,7 @@ def play_with(store_episodes, seen):
         seen.update(tasks=tasks, recipe=recipe, policy=policy)
         commit_segment(store, "writer", 0, store_episodes)
         on_progress(len(store_episodes), len(tasks), {})
+        return job.RolloutSummary(total=len(tasks), skipped=0, failures=["no answer within 120 s"])
 
     return play_tasks
 
@@ -150,7 +156,64 @@ def test_episodes_that_were_not_played_fail_the_stage_and_keep_the_others(tmp_pa
     monkeypatch.setattr(job, "play_tasks", play_with(episodes[:-2], {}))
     store = Store(str(tmp_path))
     tasks = [t.task for t in episodes]
-    with pytest.raises(InfrastructureError, match="2 of 14 episodes could not be played"):
+    with pytest.raises(InfrastructureError, match=r"2 of 14 episodes could not be played \(no answer within 120 s\)"):
         held_in.evaluate_held_in("http://h/v1", "m", validate_recipe({}), tasks, store, lambda *_: None)
     assert not store.exists("held_in.json")
     assert store.list("trajectories/")
+
+
+@contextlib.contextmanager
+def chatting(reply):
+    """An OpenAI-compatible endpoint on loopback that always says the same; yields its URL."""
+
+    async def complete(request):
+        message = {"role": "assistant", "content": reply}
+        return web.json_response({"choices": [{"message": message, "finish_reason": "stop"}], "usage": {}})
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    async def start():
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", complete)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return runner
+
+    runner = asyncio.run_coroutine_threadsafe(start(), loop).result()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
+@pytest.mark.ray
+def test_evaluate_on_ray_with_a_real_environment(tmp_path):
+    import ray
+
+    recipe = validate_recipe(
+        {
+            "environments": {"db": {"test_tasks": 3, "shifted_tasks": 2}},
+            "rollout": {"actors": [1, 1], "actor_cpus": 0.5, "commit_seconds": 0.1},
+        }
+    )
+    tasks = held_in.test_tasks(recipe)
+    store = Store(str(tmp_path))
+    told = []
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=300 * 2**20, log_to_driver=False)
+    try:
+        with chatting("I would look at the table first.") as url:
+            result = held_in.evaluate_held_in(
+                url, "talker", recipe, tasks, store, lambda done, total, by: told.append((done, total))
+            )
+    finally:
+        ray.shutdown()
+    assert (result.test.overall.episodes, result.shifted.overall.episodes) == (3, 2)
+    assert result.test.overall.successes == 0
+    assert sum(result.test.by_environment["db"].failures.values()) == 3
+    assert "invalid_action" in result.test.by_environment["db"].signs
+    assert told[-1] == (5, 5)

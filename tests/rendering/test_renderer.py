@@ -1,6 +1,7 @@
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from agenttuning.errors import ConfigurationError, DataError
 from agenttuning.rendering import Renderer, check_renderer, coloured, renderer_for
+from agenttuning.rendering.pieces import Piece
 from agenttuning.trajectory import Conversation, ToolCall, Turn
 
 PLAIN = ["chatml", "llama-2-legacy", "llama-2-new", "llama-3", "template"]
@@ -40,7 +42,7 @@ def trained_runs(renderer: Renderer, turns: list[Turn]) -> list[str]:
                 runs.append([])
             runs[-1].append(token)
         previous = trained
-    if renderer.family.name == "llama-2-chat":
+    if renderer.tokenizer.bos_token == "<s>":
         return [_sentencepiece_text(renderer.tokenizer.convert_ids_to_tokens(run)) for run in runs]
     return [renderer.tokenizer.decode(run, clean_up_tokenization_spaces=False) for run in runs]
 
@@ -144,6 +146,37 @@ def test_mask_and_prompt_hold_for_any_text(
         if turn.role == "assistant":
             prompt = renderer.prompt(turns[:number])
             assert (rendered.ids[: len(prompt)] == prompt).all()
+
+
+@pytest.mark.parametrize("name", ["chatml", "template"])
+@pytest.mark.parametrize("loss", [True, False])
+def test_a_reply_that_begins_with_white_space_is_kept_apart_from_its_prompt(
+    name: str, loss: bool, renderer_of: Get
+) -> None:
+    renderer = renderer_of(name)
+    turns = turns_of("a", "\n\nb", loss=(loss,))
+    prompt = renderer.prompt(turns[:1])
+    assert renderer.render(turns).ids[: len(prompt)].tolist() == prompt.tolist()
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A family whose generation prompt ends with a space, which SentencePiece would join with the reply."""
+
+    name: str = "labelled"
+    end: str = "</s>"
+
+    def pieces(
+        self, turns: Sequence[Turn], tools: Sequence[dict[str, Any]] = (), generate: bool = False
+    ) -> list[Piece]:
+        reply = Piece(turns[1].content, trained=True, cut=True)
+        return [Piece("<s>", control=True), Piece("ask: "), reply, Piece("</s>", control=True, trained=True)]
+
+
+@pytest.mark.parametrize("name", ["llama-2-legacy", "llama-2-new"])
+def test_a_reply_gets_no_space_that_it_does_not_have(name: str, tokenizers_by_name: dict[str, Any]) -> None:
+    renderer = Renderer(tokenizers_by_name[name], Labelled())
+    assert trained_runs(renderer, turns_of("a", "question")) == ["question</s>"]
 
 
 @pytest.mark.parametrize("name", ["chatml", "llama-2-new", "llama-3"])

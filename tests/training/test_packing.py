@@ -33,6 +33,10 @@ def test_no_item_is_lost_split_or_doubled_and_rows_are_as_few_as_best_fit_decrea
     assert rows == pack(lengths, capacity, seed)
 
 
+def test_the_tightest_row_is_filled_first() -> None:
+    assert len(pack([16, 14, 4, 3, 3], 20)) == 2, "the loosest first would need three"
+
+
 def test_the_seed_orders_rows_and_items_in_them() -> None:
     lengths = [10, 20, 30, 40] * 20
     first, second = pack(lengths, 100, 1), pack(lengths, 100, 2)

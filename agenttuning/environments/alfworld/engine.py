@@ -8,7 +8,8 @@ Planning library, grounding, rules, texts and names are those of TextWorld and o
 - It parses the text grammar for every game and every template at every use. Here that happens once for a process.
 - Its translator overwrites `sys.argv`. Here that is put back.
 
-An `Engine` holds one copy of the planning library, plays one game at a time, and frees the library when closed.
+An `Engine` holds one copy of the planning library and plays one game at a time. A closed one frees its game and leaves
+the library, some hundred kilobytes of code, to the next engine of the process: unloading it twice crashes at exit.
 """
 
 import sys
@@ -19,20 +20,22 @@ from functools import lru_cache
 from typing import Any
 
 from agenttuning.environments.alfworld.text import Renderer
-from agenttuning.environments.alfworld.wheel import quiet_home, rules, worded
+from agenttuning.environments.alfworld.wheel import NOTHING, quiet_home, rules, worded
 
 with quiet_home():
-    import fast_downward
     import textworld
     from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
     from textworld.envs.pddl import PddlEnv
     from textworld.envs.pddl import logic as pddl_logic
     from textworld.logic import Proposition, Variable
 
-NOTHING = "Nothing happens."
-"""The engine's answer to a command it does not admit."""
+fast_downward = pddl_logic.fast_downward
 GO = "go to [{r.name | receptacleatlocation(r:receptacle, lend:location)}]"
-"""The grammar's only template with a query. Where `r` is bound, as it is in every grounded action, it is `go to {r}`."""
+"""The grammar's only template with a query. Where `r` is bound, as in every grounded action, it means `go to {r}`."""
+
+
+_idle: list[Any] = []
+"""Loaded planning libraries that no engine of this process uses at the moment."""
 
 
 @contextmanager
@@ -69,9 +72,7 @@ class PlayState(pddl_logic.PddlState):  # type: ignore[misc]
         atom_type = fast_downward.translate.pddl.conditions.Atom
         for atom in self.task.init:
             if isinstance(atom, atom_type) and atom.predicate != "=":
-                self.add_fact(
-                    Proposition(atom.predicate, [Variable(name, self.name2type[name]) for name in atom.args])
-                )
+                self.add_fact(Proposition(atom.predicate, [Variable(name, self.name2type[name]) for name in atom.args]))
         atoms = (pddl_logic.Atom * library.get_state_size())()
         library.get_state(atoms)
         facts = [atom.get_fact(self.name2type) for atom in atoms]
@@ -80,6 +81,10 @@ class PlayState(pddl_logic.PddlState):  # type: ignore[misc]
 
 class PlayEnv(PddlEnv):  # type: ignore[misc]
     """`PddlEnv` with the cheap state, and with texts and commands from parsed templates."""
+
+    def __init__(self) -> None:
+        textworld.Environment.__init__(self, textworld.EnvInfos(admissible_commands=True))
+        self.downward_lib = _idle.pop() if _idle else fast_downward.load_lib()
 
     def load(self, data: dict[str, str]) -> None:
         """Ground a game: `{"wording", "goal", "problem"}`, the problem as PDDL."""
@@ -131,7 +136,7 @@ class Engine:
     """One process' engine: `start` a game, `act` in it, read its `facts`, `close`."""
 
     def __init__(self) -> None:
-        self._env: Any = AlfredDemangler(PlayEnv(textworld.EnvInfos(admissible_commands=True)))
+        self._env: Any = AlfredDemangler(PlayEnv())
 
     def start(self, problem: str, goal: str, wording: str) -> View:
         """Load and begin a game.
@@ -154,11 +159,13 @@ class Engine:
         return sorted((fact.name, *(value.name for value in fact.arguments)) for fact in state.facts)
 
     def close(self) -> None:
-        """Free the planning library. Safe to call twice."""
+        """Free the game and give the planning library back. Safe to call twice."""
         if self._env is not None:
-            fast_downward.close_lib(self._env.downward_lib)
+            self._env.downward_lib.cleanup()
+            _idle.append(self._env.downward_lib)
             self._env = None
 
     def _view(self, state: Any) -> View:
-        text = " ".join(state["feedback"].split(" ")).strip()
-        return View(text=text, won=bool(state["won"]), admissible=tuple(state["admissible_commands"]))
+        return View(
+            text=state["feedback"].strip(), won=bool(state["won"]), admissible=tuple(state["admissible_commands"])
+        )

@@ -1,7 +1,7 @@
-"""ALFWorld: households in text, in the real engine; generated games by default, the published ones where they are given.
+"""ALFWorld: households in text, in the real engine; generated games by default, published ones where they are given.
 
-Payloads: a generated task holds its scene and goal, a published one its compressed PDDL problem and walkthrough. Where things
-lie is part of both, so a payload is for this module alone and never for a policy.
+Payloads: a generated task holds its scene and goal, a published one its compressed PDDL problem and walkthrough.
+Where things lie is part of both, so a payload is for this module alone and never for a policy.
 """
 
 import random
@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from agenttuning.environments.alfworld.conditions import conditions
 from agenttuning.environments.alfworld.demonstration import demonstration
 from agenttuning.environments.alfworld.expert import explore, guide
 from agenttuning.environments.alfworld.generator import generated_tasks
 from agenttuning.environments.alfworld.grammar import command_text, format_reply, nearest, parse_reply
-from agenttuning.environments.alfworld.progress import conditions
 from agenttuning.environments.alfworld.published import has_split, published_tasks, unpack
 from agenttuning.environments.alfworld.scene import Goal, Scene, problem
+from agenttuning.environments.alfworld.wheel import NOTHING
 from agenttuning.environments.base import Environment, EnvironmentSettings, Expert, Grade, Needs, Parsed, Step
 from agenttuning.errors import ConfigurationError, InfrastructureError
 from agenttuning.trajectory import Action, Task, Turn
@@ -25,15 +26,13 @@ from agenttuning.trajectory import Action, Task, Turn
 if TYPE_CHECKING:
     from agenttuning.environments.alfworld.engine import Engine, View
 
-NOTHING = "Nothing happens."
-
 RULES = """\
 You act in a household that is described in text. In each turn write one thought and one action:
 THOUGHT: what you know and do next
 ACTION: one command
-Commands: go to R, open R, close R, take O from R, {put}, use O, clean O with R, heat O with R, cool O with R, examine X, \
-look, inventory. R is a place such as "shelf 1", O an object such as "mug 1". You carry one object at a time. Open a \
-closed place to see what is in it."""
+Commands: go to R, open R, close R, take O from R, {put}, use O, clean O with R, heat O with R, cool O with R, \
+examine X, look, inventory. R is a place such as "shelf 1", O an object such as "mug 1". You carry one object at a \
+time. Open a closed place to see what is in it."""
 
 
 class ALFWorldSettings(EnvironmentSettings):
@@ -44,11 +43,11 @@ class ALFWorldSettings(EnvironmentSettings):
     source: Literal["generated", "official"] = "generated"
     """`generated`: small games from a seed; `official`: the published games below `data.root`."""
     test_split: Literal["valid_seen", "valid_unseen"] = "valid_seen"
-    """Published split that `test` draws from, for `source: official`; `shifted` is valid_unseen where that is neither."""
+    """For `source: official`: what `test` draws from. `shifted` is then valid_unseen, if it is there and not `test`."""
     wording: Literal["put", "move"] = "put"
     """`put X in/on Y` as in the paper, or `move X to Y` as in newer ALFWorld."""
     on_inadmissible: Literal["nearest", "nothing"] = "nearest"
-    """A command that the engine does not admit is replaced by the nearest admissible one (the paper), or does nothing."""
+    """What an inadmissible command does: the nearest admissible one is carried out (the paper), or nothing happens."""
     available_actions: bool = False
     """Append the admissible commands to each observation."""
     mistake_rate: float = Field(default=0.15, ge=0.0, le=1.0)
@@ -65,6 +64,14 @@ class ALFWorld(Environment):
     needs: ClassVar[Needs] = Needs(cpu=0.1, memory_mb=150)
     max_steps: ClassVar[int] = 35
     on_malformed: ClassVar[Literal["correct", "end"]] = "correct"
+
+    @classmethod
+    def preload(cls) -> None:
+        """Import the engine and parse its grammar: a second of work that a process which forks instances does once."""
+        from agenttuning.environments.alfworld.engine import game_logic
+
+        game_logic("put")
+        nearest("look", ("look",))
 
     def __init__(self, settings: EnvironmentSettings, data_root: str | None = None) -> None:
         super().__init__(settings, data_root)
@@ -185,8 +192,8 @@ class ALFWorld(Environment):
     def _root(self) -> Path:
         if not self.data_root:
             raise ConfigurationError(
-                "environments.alfworld.settings.source: official needs data.root, the directory of the published games; "
-                "set data.root, or source to generated"
+                "environments.alfworld.settings.source: official needs data.root, the directory of the published "
+                "games; set data.root, or source to generated"
             )
         return Path(self.data_root)
 

@@ -1,7 +1,7 @@
 """The demonstrators: an explorer for generated games, a guide along the stored walkthrough for published ones.
 
-Both word their thoughts from `Knowledge`, that is from what was shown. The explorer follows `Rules` and makes, in a share of
-the episodes, one plausible mistake that is not trained (`Move.loss` is false) and from which the same rules recover:
+Both word their thoughts from `Knowledge`, that is from what was shown. The explorer follows `Rules` and makes, in a
+share of the episodes, one plausible mistake that is not trained (`Move.loss` is false); the same rules recover from it:
 
 - `hasty`: it goes to the destination before it has anything to put there;
 - `wrong`: it takes an object that the task is not about;
@@ -13,6 +13,7 @@ The guide goes straight to the target, since the walkthrough knows where it lies
 
 import random
 from collections.abc import Sequence
+from itertools import takewhile
 
 from agenttuning.environments.alfworld.grammar import command_text, structured
 from agenttuning.environments.alfworld.knowledge import Knowledge, kind
@@ -21,6 +22,7 @@ from agenttuning.environments.alfworld.rules import Choice, Rules
 from agenttuning.environments.alfworld.scene import Goal, put_command, spoken
 from agenttuning.environments.alfworld.thoughts import MANNERS, word
 from agenttuning.environments.base import Expert, Move
+from agenttuning.trajectory import Action
 
 
 def explore(observation: str, goal: Goal, wording: str, rng: random.Random, mistake_rate: float) -> Expert:
@@ -54,7 +56,7 @@ def explore(observation: str, goal: Goal, wording: str, rng: random.Random, mist
 
 def _drawn(rules: Rules, rng: random.Random) -> tuple[str, ...]:
     """Return the kinds of mistake that this episode may make, at the first occasion for one of them."""
-    kinds = [("wrong", "blind")]
+    kinds: list[tuple[str, ...]] = [("wrong", "blind")]
     if rules.goal.type != LOOK:
         kinds.append(("hasty",))
     if rules.treatment is not None:
@@ -66,7 +68,12 @@ def _slip(mistakes: Sequence[str], choice: Choice, rules: Rules, known: Knowledg
     """Return the mistake for which the moment of `choice` is the occasion, or None."""
     names, here = rules.names(known), str(known.here)
     searching = choice.situation in ("begin", "next")
-    if "hasty" in mistakes and searching and names["goal"] not in known.seen and not choice.command.endswith(names["goal"]):
+    if (
+        "hasty" in mistakes
+        and searching
+        and names["goal"] not in known.seen
+        and not choice.command.endswith(names["goal"])
+    ):
         return Choice(f"go to {names['goal']}", "hasty", names)
     if "blind" in mistakes and choice.situation == "uncover":
         thing = f"{rules.target} 1"
@@ -81,9 +88,16 @@ def _slip(mistakes: Sequence[str], choice: Choice, rules: Rules, known: Knowledg
 def guide(observation: str, goal: Goal, wording: str, walkthrough: Sequence[str], rng: random.Random) -> Expert:
     """Follow a stored walkthrough (in the wheel's wording), with thoughts from what was shown."""
     rules, known, manner = Rules(goal, wording), Knowledge.begin(observation), rng.randrange(MANNERS)
+    actions = [structured(command) for command in direct(walkthrough)]
+    # Where several places would do, the thoughts must name those that the walkthrough uses.
+    ends = {action.name: str(action.arguments.get("receptacle", "")) for action in actions}
+    chosen = {"goal": ends.get("move") or ends.get("put") or ""}
+    if rules.treatment is not None:
+        chosen["appliance"] = ends.get(rules.treatment.verb, "")
     last = ""
-    for stored in walkthrough:
-        choice = _explained(stored, rules, known, last)
+    for action in actions:
+        names = {**rules.names(known), **{key: place for key, place in chosen.items() if place}}
+        choice = _explained(action, rules, known, names, last)
         step = yield Move(word(choice.situation, manner, **choice.names), structured(choice.command))
         if step.done:
             return
@@ -91,10 +105,25 @@ def guide(observation: str, goal: Goal, wording: str, walkthrough: Sequence[str]
         last = choice.situation
 
 
-def _explained(command: str, rules: Rules, known: Knowledge, last: str) -> Choice:
+def direct(walkthrough: Sequence[str]) -> list[str]:
+    """Return a walkthrough that goes to the places it then uses.
+
+    Several receptacles may stand at one location, and the planner names any of them; the observation shows only the one
+    that was named.
+    """
+    commands = list(walkthrough)
+    for index, command in enumerate(commands):
+        if command.startswith("go to "):
+            stay = takewhile(lambda later: not later.startswith("go to "), commands[index + 1 :])
+            used = (structured(later).arguments.get("receptacle") for later in stay)
+            if place := next((place for place in used if place), None):
+                commands[index] = f"go to {place}"
+    return commands
+
+
+def _explained(action: Action, rules: Rules, known: Knowledge, names: dict[str, str], last: str) -> Choice:
     """Return the situation that a walkthrough's command answers."""
-    action = structured(command)
-    names, held = rules.names(known), known.holding
+    command, held = command_text(action), known.holding
     place = str(action.arguments.get("receptacle", ""))
     thing = str(action.arguments.get("object", ""))
     if action.name == "go_to":
@@ -102,15 +131,17 @@ def _explained(command: str, rules: Rules, known: Knowledge, last: str) -> Choic
         return Choice(command, situation, {**names, **more, "place": place})
     if action.name == "open":
         return Choice(command, "open_goal" if held else "uncover", {**names, "goal": place})
+    if action.name in ("put", "move"):
+        return Choice(put_command(thing, place, rules.wording), "place", {**names, "goal": place})
+    if action.name in ("clean", "heat", "cool"):
+        return Choice(command, "treat", names)
+    if thing and thing not in known.seen.get(known.here or "", []):
+        return Choice(command, "plain", names)
     if action.name == "take":
         return Choice(command, rules.taking(known, thing), {**names, "thing": thing})
     if action.name == "use":
         return Choice(command, "use_lamp" if held else "use_first", {**names, "other": thing})
-    if action.name in ("clean", "heat", "cool"):
-        return Choice(command, "treat", {**names, "appliance": place})
-    if action.name in ("put", "move"):
-        return Choice(put_command(thing, place, rules.wording), "place", {**names, "goal": place})
-    return Choice(command_text(action), "plain", names)
+    return Choice(command, "plain", names)
 
 
 def _going(place: str, rules: Rules, known: Knowledge, last: str) -> tuple[str, dict[str, str]]:

@@ -78,7 +78,9 @@ def parse_reply(reply: str) -> Parsed:
         raise MalformedReply("There is text after your action. The line that begins with ACTION: must be the last.")
     thoughts = list(_THOUGHT.finditer(head))
     if len(thoughts) > 1:
-        raise MalformedReply(f"Your reply has {len(thoughts)} thoughts. Give at most one part that begins with THOUGHT:")
+        raise MalformedReply(
+            f"Your reply has {len(thoughts)} thoughts. Give at most one part that begins with THOUGHT:"
+        )
     if head and (not thoughts or thoughts[0].start() != 0):
         raise MalformedReply("Your reply has text before its labels. Begin it with THOUGHT: or with ACTION:")
     return Parsed(thought=(head[thoughts[0].end() :].strip() or None) if thoughts else None, action=structured(tail))

@@ -11,7 +11,6 @@ task stores its problem alone, compressed, and needs no file to be played.
 """
 
 import base64
-import json
 import lzma
 import re
 import zlib
@@ -29,7 +28,6 @@ from agenttuning.trajectory import Task, content_hash
 
 LAYOUT = "json_2.1.1"
 GAME = "game.tw-pddl"
-_ACTIONS = re.compile(r"\(:action\s+(\w+)")
 _SENTENCE = re.compile(r"Your task is to: (.*?)\.\s*\"")
 
 
@@ -145,12 +143,14 @@ def _check_rules(domain: str, where: Path) -> None:
     """Refuse rules that the wheel does not carry: the game would be played by others than its own."""
     from agenttuning.environments.alfworld.wheel import rules
 
-    if _ACTIONS.findall(_uncommented(domain)) != _ACTIONS.findall(_uncommented(rules()[0])):
-        raise DataError(f"{where}: its PDDL domain has other actions than ALFWorld's json_2.1.1; use the published games")
+    if _essence(domain) != _essence(rules()[0]):
+        raise DataError(f"{where}: its PDDL domain is not that of ALFWorld's json_2.1.1; use the published games")
 
 
-def _uncommented(domain: str) -> str:
-    return "\n".join(line.split(";", 1)[0] for line in domain.splitlines())
+def _essence(domain: str) -> str:
+    """Return a domain without comments, blanks and the one precondition that the wheel has dropped."""
+    words = " ".join(line.split(";", 1)[0] for line in domain.lower().splitlines())
+    return " ".join(words.replace("(receptacletype ?r sinktype)", "").split())
 
 
 def _from_directory(directory: Path) -> Iterator[Game]:
@@ -183,9 +183,10 @@ def _from_table(table: Path) -> Iterator[Game]:
     _check_rules(domain.read_text(), domain)
     number = 0
     try:
-        with lzma.open(table, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                data = json.loads(line)
+        with lzma.open(table) as lines:
+            for line in lines:
+                number += 1
+                data = orjson.loads(line)
                 yield Game(data["game"], data["goal"], tuple(data["walkthrough"]), data["pddl_problem"])
     except (lzma.LZMAError, EOFError, ValueError, KeyError) as error:
-        raise DataError(f"{table}: line {number + 1} is no packed game ({error}); fetch the file again") from error
+        raise DataError(f"{table}: line {number} is no packed game ({error}); fetch the file again") from error

@@ -103,7 +103,8 @@ SHIFTED = (
             "CoffeeTable": (1, 2), "Dresser": (0, 1), "Fridge": (1, 1), "Microwave": (1, 1), "SideTable": (1, 2),
             "SinkBasin": (1, 1),
         },
-        ("ButterKnife", "Glassbottle", "Kettle", "Ladle", "Lettuce", "Pot", "Potato", "Spatula", "Tomato", "WineBottle"),
+        ("ButterKnife", "Glassbottle", "Kettle", "Ladle", "Lettuce", "Pot", "Potato", "Spatula", "Tomato",
+         "WineBottle"),
         (PICK, CLEAN, HEAT, COOL, TWO),
     ),
     Room(

@@ -12,7 +12,6 @@ from agenttuning.environments.alfworld.rooms import LOOK, TREATMENTS, TWO
 from agenttuning.environments.alfworld.scene import Goal, put_command, spoken
 from agenttuning.environments.alfworld.thoughts import article
 
-
 UNSETTLED = ("hasty", "blind", "give_back")
 """Situations after which the place at hand says nothing about the search."""
 

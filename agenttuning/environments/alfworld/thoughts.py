@@ -1,7 +1,7 @@
 """How the expert words what it knows and does next, in three manners.
 
-Each thought is one or two short sentences that name what is looked for, what was just seen, and what comes next. They are
-filled from `Knowledge` alone, so that none can say what was not shown. One episode keeps one manner.
+Each thought is one or two short sentences that name what is looked for, what was just seen, and what comes next. They
+are filled from `Knowledge` alone, so that none can say what was not shown. One episode keeps one manner.
 """
 
 MANNERS = 3

@@ -1,4 +1,4 @@
-"""The one door to the `alfworld` wheel: its rules, its text grammar, and its constants.
+"""The one door to the `alfworld` wheel: its rules, its text grammar, its constants.
 
 Importing `alfworld` creates the directory `$ALFWORLD_DATA`, by default in the user's cache. Here it is pointed at a
 directory for temporary files first, unless the user has set it. Nothing of this module imports `textworld`.
@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-GOAL_SLOT = "UNKNOWN GOAL"
-"""What the wheel's grammar says where a game's goal belongs."""
+NOTHING = "Nothing happens."
+"""The engine's answer to a command that it does not admit."""
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def play(plan: Plan, rng: random.Random, mistake_rate: float) -> Expert:
         yield from _edit(plan.edit, plan.check, slip, rng)
         return
     assert plan.query is not None
-    query, then, slip = plan.query, "", slip
+    query, thought = plan.query, thoughts.need(plan.query, rng)
     if plan.first is not None:
         step = yield from _ask(plan, plan.first, thoughts.follow(plan.first, query.table, rng), slip, rng)
         values = read_values(step.observation)
@@ -40,8 +40,8 @@ def play(plan: Plan, rng: random.Random, mistake_rate: float) -> Expert:
             return
         last = query.where[0].model_copy(update={"value": values[0]})
         query = query.model_copy(update={"where": (last, *query.where[1:])})
-        then, slip = thoughts.found(plan.first.column, values[0], thoughts.need(query, rng)), False
-    step = yield from _ask(plan, query, then or thoughts.need(query, rng), slip, rng)
+        thought, slip = thoughts.found(plan.first.column, values[0], thoughts.need(query, rng)), False
+    step = yield from _ask(plan, query, thought, slip, rng)
     values = read_values(step.observation)
     if values:
         yield Move(thoughts.conclude(values, rng), answer([str(value) for value in values]))
@@ -83,7 +83,7 @@ def _ask(plan: Plan, query: Query, thought: str, slip: bool, rng: random.Random)
 def _ask_by_hearsay(query: Query, names: dict[str, str], rng: random.Random) -> Exchange:
     heard = renamed(query, names)
     step = yield from _run(thoughts.need(heard, rng), query_sql(heard))
-    if not step.error:
+    if not step.error or not names:
         return step
     true, wrong = next(iter(names.items()))
     if heard.table == wrong:

@@ -25,7 +25,7 @@ from agenttuning.trajectory import Action, Task, Turn
 
 DESCRIPTION = """\
 You work on a Linux machine through bash, as root, starting in /root. Solve the problem that I give you, step by step. \
-Each of your replies has one short thought and one act, in one of these forms:
+Each reply has one short thought and one act, in one of these forms:
 
 Think: what you know and do next
 
@@ -39,11 +39,11 @@ Think: why this is the answer
 
 Act: answer(the value)
 
-Think: why nothing is left to do
+Think: why all is done
 
 Act: finish
 
-Use answer when the problem asks for a value, and finish when it asks for a change. You have {turns} replies."""
+Use answer when the problem asks for a value and finish when it asks for a change. You have {turns} replies."""
 
 SHOWN_CHARACTERS = 800
 """Longest output that an agent sees in full."""

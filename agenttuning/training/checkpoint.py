@@ -1,0 +1,229 @@
+"""Checkpoints in a store: every rank's share, a step number, and what was decided; complete or not there.
+
+`checkpoints/step-00000050/` holds the engine's files of all ranks, `rank-00000.pt` with each rank's random state, the
+metrics so far, and `complete.json`, written last when all ranks are done: without it a checkpoint does not exist. On
+a path the files are written in place; for an object store each rank writes them to local scratch and copies them.
+"""
+
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+
+from agenttuning.errors import ConfigurationError, StorageError
+from agenttuning.storage import Store
+from agenttuning.training.engine import Engine
+from agenttuning.training.ranks import Ranks
+
+DIRECTORY = "checkpoints"
+COMPLETE = "complete.json"
+HISTORY = "metrics.jsonl"
+
+
+@dataclass
+class Progress:
+    """Where a run stands: all that a resumed run must know besides weights, optimizer and random state.
+
+    Attributes:
+        step: steps done.
+        total_steps: steps in all, once decided.
+        bad_steps: steps skipped for a loss or gradient that was not finite.
+        seconds: time in steps so far.
+        items: items trained so far, by source.
+        tokens: tokens so far.
+        supervised: supervised tokens so far.
+        notes: what was chosen, cut or continued.
+        history: the metrics of every step.
+    """
+
+    step: int = 0
+    total_steps: int | None = None
+    bad_steps: int = 0
+    seconds: float = 0.0
+    items: dict[str, int] = field(default_factory=dict)
+    tokens: int = 0
+    supervised: int = 0
+    notes: list[str] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save_checkpoint(
+    store: Store, engine: Engine, progress: Progress, identity: dict[str, Any], ranks: Ranks, keep: int
+) -> None:
+    """Write a checkpoint and delete those that are too many. All ranks call it.
+
+    Args:
+        store: of the training stage.
+        engine: what is trained.
+        progress: where it stands.
+        identity: what a resumed run must share; compared when it loads.
+        ranks: this process among the others.
+        keep: checkpoints that stay.
+
+    Raises:
+        StorageError: the disk is full or the store does not answer.
+    """
+    name = _name(progress.step)
+    with _writable(store, name) as directory:
+        try:
+            engine.save(directory)
+            torch.save(_random_state(), directory / _rank_file(ranks.rank))
+            _sync(directory)
+        except (OSError, RuntimeError) as error:
+            raise _unwritable(store, name, error) from error
+    ranks.barrier()
+    if ranks.rank == 0:
+        store.write(f"{name}/{HISTORY}", b"".join(orjson.dumps(m) + b"\n" for m in progress.history))
+        about = {**asdict(progress), "history": None, "identity": identity, "world_size": ranks.world_size}
+        store.write_json(f"{name}/{COMPLETE}", about)
+        _delete_older(store, name, keep)
+    ranks.barrier()
+
+
+def load_checkpoint(store: Store, engine: Engine, identity: dict[str, Any], ranks: Ranks) -> Progress | None:
+    """Bring engine and random state to where the newest complete checkpoint left them. All ranks call it.
+
+    Returns:
+        Where the run stands, or None where there is no checkpoint.
+
+    Raises:
+        ConfigurationError: the checkpoint is of another run, or of another number of workers.
+        StorageError: this rank does not see what rank 0 sees.
+    """
+    name = ranks.from_first(lambda: latest_checkpoint(store))
+    if name is None:
+        return None
+    if not store.exists(f"{name}/{COMPLETE}"):
+        raise StorageError(
+            f"{store.uri}/{name}: rank 0 sees this checkpoint and rank {ranks.rank} does not; set run.root to a "
+            "directory that all nodes share, or to an object store"
+        )
+    about = store.read_json(f"{name}/{COMPLETE}")
+    now = {**identity, "workers": ranks.world_size}
+    then = {**about.pop("identity"), "workers": about.pop("world_size")}
+    changed = [f"{k}: {then.get(k)} then, {now[k]} now" for k in now if then.get(k) != now[k]]
+    if changed:
+        raise ConfigurationError(
+            f"{store.uri}/{name} was made under other settings ({'; '.join(changed)}); give this run another name "
+            "(run.name=...), or delete that directory"
+        )
+    history = [orjson.loads(line) for line in store.read(f"{name}/{HISTORY}").splitlines()]
+    with fetched_checkpoint(store, name, ranks.rank) as directory:
+        engine.load(directory)
+        _set_random_state(torch.load(directory / _rank_file(ranks.rank), weights_only=False))
+    return Progress(**{**about, "history": history})
+
+
+def latest_checkpoint(store: Store) -> str | None:
+    """Return the newest complete checkpoint's name in the store, or None."""
+    found = [n for n in store.list(prefix=f"{DIRECTORY}/", suffix=f"/{COMPLETE}")]
+    return max(found).rpartition("/")[0] if found else None
+
+
+def _name(step: int) -> str:
+    return f"{DIRECTORY}/step-{step:08d}"
+
+
+def _rank_file(rank: int) -> str:
+    return f"rank-{rank:05d}.pt"
+
+
+@contextmanager
+def _writable(store: Store, name: str) -> Iterator[Path]:
+    """Give a local directory whose files end up in the store."""
+    if (root := store.local_path()) is not None:
+        directory = root / name
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(store, name, error) from error
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="agenttuning-checkpoint-") as scratch:
+        yield Path(scratch)
+        store.upload(Path(scratch), name)
+
+
+@contextmanager
+def fetched_checkpoint(store: Store, name: str, rank: int | None = None) -> Iterator[Path]:
+    """Give a local directory with the files of a checkpoint: all of them, or those that one rank reads."""
+    if (root := store.local_path()) is not None:
+        yield root / name
+        return
+    with tempfile.TemporaryDirectory(prefix="agenttuning-checkpoint-") as scratch:
+        for file in store.list(prefix=f"{name}/"):
+            inside = file.removeprefix(f"{name}/")
+            if rank is None or _is_read_by(inside, rank):
+                target = Path(scratch) / inside
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(store.read(file))
+        yield Path(scratch)
+
+
+def _is_read_by(file: str, rank: int) -> bool:
+    """Whether a rank reads a file: its own, and those of no rank in particular."""
+    leaf = file.rpartition("/")[2]
+    for mark, own in (("rank-", _rank_file(rank)), ("zero_pp_rank_", f"zero_pp_rank_{rank}_")):
+        if mark in leaf:
+            return own in leaf
+    return True
+
+
+def _delete_older(store: Store, newest: str, keep: int) -> None:
+    """Delete checkpoints before the newest `keep`, and what was cut off before it was complete."""
+    files = store.list(prefix=f"{DIRECTORY}/")
+    names = sorted({"/".join(f.split("/")[:2]) for f in files})
+    complete = [n for n in names if f"{n}/{COMPLETE}" in files]
+    for name in names:
+        if name in complete[-keep:] or name >= newest:
+            continue
+        # The mark goes first: a deletion that is cut off leaves no half checkpoint that looks whole.
+        store.delete(f"{name}/{COMPLETE}")
+        for file in files:
+            if file.startswith(f"{name}/"):
+                store.delete(file)
+        if (root := store.local_path()) is not None:
+            shutil.rmtree(root / name, ignore_errors=True)
+
+
+def _sync(directory: Path) -> None:
+    for file in directory.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+
+def _unwritable(store: Store, name: str, error: Exception) -> StorageError:
+    return StorageError(
+        f"{store.uri}/{name}: the checkpoint cannot be written ({error}); it takes about 14 bytes per parameter: free "
+        "space there, lower training.keep_checkpoints or set run.root elsewhere, then run the same command again: it "
+        "continues from the checkpoint before"
+    )
+
+
+def _random_state() -> dict[str, Any]:
+    state: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "numpy": np.random.get_state(),
+        "python": random.getstate(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    np.random.set_state(state["numpy"])
+    random.setstate(state["python"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])

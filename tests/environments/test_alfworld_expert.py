@@ -1,0 +1,131 @@
+import random
+import re
+
+import pytest
+
+from agenttuning.environments.alfworld import ALFWorld, ALFWorldSettings
+from agenttuning.environments.alfworld.knowledge import Knowledge
+from agenttuning.environments.alfworld.thoughts import MANNERS, PHRASES
+
+NAME = re.compile(r"[a-z]+ \d+")
+
+
+def play(environment, task, seed):
+    """Return what was shown and the moves, played to the end through the text of the replies."""
+    shown, moves = [environment.reset(task)], []
+    expert = environment.expert(task, random.Random(seed))
+    move = next(expert)
+    while True:
+        reply = environment.format(move.thought, move.action)
+        parsed = environment.parse(reply)
+        assert (parsed.thought, parsed.action) == (move.thought, move.action)
+        step = environment.step(parsed.action)
+        moves.append((move, step))
+        if step.done or len(moves) == environment.max_steps:
+            return shown, moves
+        shown += [reply, step.observation]
+        move = expert.send(step)
+
+
+@pytest.fixture(scope="module")
+def environment():
+    with ALFWorld(ALFWorldSettings(mistake_rate=0.3)) as environment:
+        yield environment
+
+
+@pytest.mark.parametrize("split", ["train", "shifted"])
+def test_the_expert_wins_and_the_last_move_is_the_winning_one(environment, split):
+    lengths = []
+    for seed, task in enumerate(environment.tasks(split, 24, 5)):
+        _, moves = play(environment, task, seed)
+        evidence = environment.close()
+        assert environment.grade(task, evidence).reward == 1.0
+        assert all(evidence["conditions"].values())
+        assert [step.done for _, step in moves] == [False] * (len(moves) - 1) + [True]
+        assert all(not step.error for move, step in moves if move.loss)
+        lengths.append(len(moves))
+    assert 5 <= sum(lengths) / len(lengths) <= 12
+
+
+def test_thoughts_name_only_what_was_shown_before(environment):
+    for seed, task in enumerate(environment.tasks("train", 24, 8)):
+        environment.reset(task)
+        shown = environment.reset(task)
+        expert = environment.expert(task, random.Random(seed))
+        move = next(expert)
+        while True:
+            names = NAME.findall(move.thought.lower()) if move.loss else []
+            assert all(name in shown for name in names), move.thought
+            step = environment.step(move.action)
+            shown += f"\n{environment.format(move.thought, move.action)}\n{step.observation}"
+            if step.done:
+                break
+            move = expert.send(step)
+
+
+def test_mistakes_are_not_trained_and_are_recovered_from():
+    with ALFWorld(ALFWorldSettings(mistake_rate=1.0)) as environment:
+        erring = 0
+        for seed, task in enumerate(environment.tasks("train", 24, 2)):
+            _, moves = play(environment, task, seed)
+            wrong = [index for index, (move, _) in enumerate(moves) if not move.loss]
+            erring += bool(wrong)
+            assert moves[-1][0].loss
+            assert environment.close()["won"]
+        assert erring >= 18
+
+
+def test_without_mistakes_every_move_is_trained_and_admissible():
+    with ALFWorld(ALFWorldSettings(mistake_rate=0.0, on_inadmissible="nothing")) as environment:
+        for seed, task in enumerate(environment.tasks("test", 6, 2)):
+            _, moves = play(environment, task, seed)
+            assert all(move.loss and not step.error for move, step in moves)
+            environment.close()
+
+
+@pytest.mark.parametrize("on_inadmissible", ["nearest", "nothing"])
+def test_recovery_holds_whatever_becomes_of_inadmissible_commands(on_inadmissible):
+    settings = ALFWorldSettings(mistake_rate=1.0, on_inadmissible=on_inadmissible, available_actions=True)
+    with ALFWorld(settings) as environment:
+        for seed, task in enumerate(environment.tasks("train", 12, 9)):
+            play(environment, task, seed)
+            assert environment.close()["won"]
+
+
+def test_the_expert_searches_in_the_order_of_the_room_sentence(environment):
+    with ALFWorld(ALFWorldSettings(mistake_rate=0.0)) as careful:
+        for seed, task in enumerate(careful.tasks("train", 6, 1)):
+            shown, moves = play(careful, task, seed)
+            listed = Knowledge.begin(shown[0]).places
+            visits = [move.action.arguments["receptacle"] for move, _ in moves if move.action.name == "go_to"]
+            taken = next(index for index, (move, _) in enumerate(moves) if move.action.name == "take")
+            searched = [move.action.arguments["receptacle"] for move, _ in moves[:taken] if move.action.name == "go_to"]
+            assert searched == listed[: len(searched)] == visits[: len(searched)]
+            careful.close()
+
+
+def test_the_experts_rng_decides_its_manner(environment):
+    task = next(environment.tasks("train", 1, 0))
+    environment.reset(task)
+    moves = [next(environment.expert(task, random.Random(seed))) for seed in range(20)]
+    assert len({move.thought for move in moves if move.loss}) == MANNERS
+    assert moves == [next(environment.expert(task, random.Random(seed))) for seed in range(20)]
+
+
+def test_every_situation_is_worded_in_every_manner():
+    assert all(len(set(texts)) == MANNERS for texts in PHRASES.values())
+
+
+def test_knowledge_follows_the_observations():
+    known = Knowledge.begin("You see a shelf 2, a shelf 1, and a fridge 1.\nYour task is to: put a mug in shelf.")
+    assert known.places == ["shelf 2", "shelf 1", "fridge 1"]
+    known.update("You arrive at fridge 1. The fridge 1 is closed.")
+    assert (known.here, known.closed, known.unsearched()) == ("fridge 1", {"fridge 1"}, "shelf 2")
+    known.update("You open the fridge 1. The fridge 1 is open. In it, you see a egg 1, and a mug 2.")
+    assert (known.closed, known.where("mug")) == (set(), [("mug 2", "fridge 1")])
+    known.update("You pick up the mug 2 from the fridge 1.")
+    assert (known.holding, known.where("mug")) == ("mug 2", [])
+    known.update("You cool the mug 2 using the fridge 1.")
+    known.update("You arrive at shelf 2. On the shelf 2, you see nothing.")
+    known.update("You put the mug 2 in/on the shelf 2.")
+    assert (known.holding, known.where("mug"), known.treated) == (None, [("mug 2", "shelf 2")], {"mug 2"})

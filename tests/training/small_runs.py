@@ -1,0 +1,123 @@
+"""Small training runs for the tests of this room; run as a script it is one worker process of such a run."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from agenttuning.recipe import Training
+from agenttuning.storage import Store
+from agenttuning.training.batch import Items, load_items
+from agenttuning.training.plan import Plan, make_plan
+
+VOCABULARY = 199
+WEIGHTS = {"agent": 0.25, "general": 0.75}
+
+
+def save_small_model(path: Path, dtype: torch.dtype = torch.float32, tied: bool = True) -> Path:
+    """A random Llama of about 60,000 parameters with grouped key-value heads."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=tied, initializer_range=0.2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(dtype).save_pretrained(path)
+    (path / "tokenizer_config.json").write_text("{}")
+    return path
+
+
+def write_items(path: Path, longest: int = 60, seed: int = 0) -> Store:
+    """Two sources of random items, about a third of whose tokens are supervised."""
+    rng = np.random.default_rng(seed)
+    store = Store(str(path))
+    for name, count in (("agent", 12), ("general", 30)):
+        rows = []
+        for number in range(count):
+            size = int(rng.integers(4, longest + 1))
+            mask = rng.random(size) < 0.35
+            mask[0], mask[-1] = False, True
+            ids = rng.integers(3, VOCABULARY, size).tolist()
+            rows.append({"id": f"{name}-{number}", "source": name, "ids": ids, "mask": mask.tolist(),
+                         "tokens": size, "supervised": int(mask.sum())})  # fmt: skip
+        store.write_table(f"{name}.parquet", pa.Table.from_pylist(rows))
+    return store
+
+
+def small_training(**changes: Any) -> Training:
+    settings = dict(steps=10, items_per_step=6, row_tokens=96, learning_rate=1e-2, warmup_ratio=0.2, zero_stage=0,
+                    dtype="float32", checkpoint_every=5, logits_chunk=16)  # fmt: skip
+    return Training.model_validate(settings | changes)
+
+
+def plan_for(items: dict[str, Items], training: Training, world_size: int = 1) -> Plan:
+    return make_plan({n: i.counts for n, i in items.items()}, WEIGHTS, training, seed=5, world_size=world_size)
+
+
+def exported_weights(output: Store) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load
+
+    found: dict[str, torch.Tensor] = {}
+    for name in output.list(prefix="weights/", suffix=".safetensors"):
+        found |= load(output.read(name))
+    return found
+
+
+def run_workers(
+    model: Path, items: Store, output: Path, training: Training, world_size: int = 1, kill_at: int | None = None
+) -> list[int]:
+    """Run a training with one process per rank and return their exit codes; `kill_at` makes each kill itself there."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    spec = {"model": str(model), "items": items.uri, "output": str(output), "kill_at": kill_at,
+            "training": training.model_dump(mode="json")}  # fmt: skip
+    workers = []
+    for rank in range(world_size):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1",
+                 "MASTER_PORT": port, "OMP_NUM_THREADS": 1, "DS_ACCELERATOR": "cpu"}  # fmt: skip
+        env = {**os.environ, **{k: str(v) for k, v in place.items()}}
+        command = [sys.executable, __file__, json.dumps(spec)]
+        told = (output.parent / f"{output.name}-{rank}.log").open("w")
+        workers.append(subprocess.Popen(command, env=env, stdout=told, stderr=subprocess.STDOUT))
+    deadline = time.monotonic() + 120
+    while any(w.poll() is None for w in workers):
+        if time.monotonic() > deadline or any(w.poll() for w in workers):
+            for worker in workers:
+                worker.kill()
+        time.sleep(0.05)
+    codes = [worker.returncode for worker in workers]
+    if kill_at is None and any(codes):
+        raise AssertionError("\n".join(f.read_text()[-3000:] for f in output.parent.glob(f"{output.name}-*.log")))
+    return codes
+
+
+def main() -> None:
+    from agenttuning.training.loop import TrainConfig, train
+
+    torch.set_num_threads(1)
+    spec = json.loads(sys.argv[1])
+    training = Training.model_validate(spec["training"])
+    items = load_items(Store(spec["items"]), ["agent", "general"])
+    plan = plan_for(items, training, int(os.environ["WORLD_SIZE"]))
+
+    def report(metrics: dict[str, Any]) -> bool:
+        if metrics["step"] == spec["kill_at"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+    train(TrainConfig(training, Path(spec["model"]), Store(spec["output"]), seed=1), plan, items, report)
+
+
+if __name__ == "__main__":
+    main()
