@@ -59,7 +59,12 @@ def served(model_path: Path, serving: Serving, name: str) -> Iterator[Endpoint]:
     route = re.sub(r"[^A-Za-z0-9_-]+", "-", name)
     base, started = _start_serve()
     try:
-        app = build_openai_app({"llm_configs": [_llm_config(model_path, serving, name)]})
+        # The engine's placement group reserves its CPU; the ingress only forwards, and a second reserved CPU would
+        # leave none for rollout actors on a machine of two.
+        ingress = {"ray_actor_options": {"num_cpus": 0}}
+        app = build_openai_app(
+            {"llm_configs": [_llm_config(model_path, serving, name)], "ingress_deployment_config": ingress}
+        )
         _deploy(app, route, serving.startup_timeout_s)
         try:
             endpoint = Endpoint(f"{base}/{route}/v1", name, takes_seed=serving.accelerator == "gpu")

@@ -17,7 +17,8 @@ from agenttuning.policies.base import Reply
 from agenttuning.policies.wire import CONTEXT, REFUSED
 from agenttuning.rollout.expert import Act
 from agenttuning.rollout.host import Closed, EnvironmentFailed, ExpertFailed, Opening, Played
-from agenttuning.rollout.isolation import EnvironmentLost, Seat
+from agenttuning.rollout.isolation import Seat
+from agenttuning.rollout.remotes import EnvironmentLost
 from agenttuning.rollout.text_checks import is_refusal
 from agenttuning.trajectory import Call, Outcome, Task, Trajectory, Turn, content_hash, trajectory_id
 

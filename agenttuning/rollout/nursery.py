@@ -5,7 +5,7 @@ milliseconds and the pages it writes. Forking is safe because this process runs 
 which a worker of Ray does. Its control socket carries one socket per wanted child; when that closes,
 the children get a moment to shut down, and when this process dies, every child dies with it.
 
-The parent's side is `agenttuning.rollout.isolation`. Messages are pickled and stay between processes of one user.
+The parent's side is `agenttuning.rollout.remotes`. Messages are pickled and stay between processes of one user.
 """
 
 import contextlib

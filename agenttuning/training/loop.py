@@ -51,7 +51,11 @@ class TrainConfig:
 
 
 def train(
-    config: TrainConfig, plan: Plan, items: Mapping[str, Items], report: Report | None = None
+    config: TrainConfig,
+    plan: Plan,
+    items: Mapping[str, Items],
+    report: Report | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> TrainSummary | None:
     """Train to the end of the plan, from the newest checkpoint where there is one.
 
@@ -60,6 +64,7 @@ def train(
         plan: made for as many ranks as there are.
         items: the encoded items of the plan's sources.
         report: told of every step.
+        tell: told, one line each, what was chosen, cut or continued.
 
     Returns:
         What training amounted to; None when `report` wished to stop.
@@ -83,9 +88,14 @@ def train(
         progress = Progress(notes=list(numerics.notes))
     else:
         progress.notes.append(f"continued from step {progress.step}")
+    told = 0
     started = time.monotonic()
     wish = False
     while progress.step < (last := _decide_steps(progress, plan, training, ranks, started)):
+        if tell is not None:
+            for note in progress.notes[told:]:
+                tell(f"training: {note}")
+            told = len(progress.notes)
         rate = make_schedule(training, last).rate(progress.step)
         metrics, stop = run_step(engine, plan.step(progress.step), items, rate, training, ranks, progress, wish)
         wish = report is not None and report(metrics)

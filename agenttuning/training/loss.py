@@ -142,9 +142,7 @@ class _HeadLoss(torch.autograd.Function):
         return (*found, None, None, None)
 
 
-def _losses_then_gradients(
-    logits: torch.Tensor, targets: torch.Tensor, scale: float, head: LossHead
-) -> torch.Tensor:
+def _losses_then_gradients(logits: torch.Tensor, targets: torch.Tensor, scale: float, head: LossHead) -> torch.Tensor:
     """Return each row's loss, and overwrite the logits with the gradients of the scaled sum."""
     wide = torch.promote_types(logits.dtype, torch.float32)
     losses = []

@@ -125,7 +125,13 @@ def test_nonsense_is_asked_for_a_little_and_then_told():
 
 @pytest.mark.parametrize(
     ("status", "cure"),
-    [(401, "OPENAI_API_KEY"), (403, "OPENAI_API_KEY"), (404, "policy.model"), (400, "policy.temperature"), (402, "quota")],
+    [
+        (401, "OPENAI_API_KEY"),
+        (403, "OPENAI_API_KEY"),
+        (404, "policy.model"),
+        (400, "policy.temperature"),
+        (402, "quota"),
+    ],
 )
 def test_what_only_the_user_can_mend_stops_at_once(status, cure):
     with fake_endpoint(lambda body, n: Fault(status, "no")) as fake:

@@ -83,10 +83,9 @@ def test_nonsense_is_told_with_an_excerpt(body):
 
 @given(st.binary(max_size=200))
 def test_no_answer_crashes_the_reader(body):
-    try:
-        assert isinstance(read_reply(body, 0.0), Reply)
-    except Nonsense as error:
-        assert len(str(error)) < 1000
+    with pytest.raises(Nonsense) as caught:
+        read_reply(body, 0.0)
+    assert len(str(caught.value)) < 2000
 
 
 @pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504, 529])
@@ -130,7 +129,8 @@ def test_the_request_carries_turns_and_sampling():
         Turn(role="tool", content="42", tool_call_id="1", name="f"),
     )
     body = orjson.loads(chat_request("m", turns, {"temperature": 0.5, "top_p": 0.9, "max_tokens": 8}, 17))
-    assert (body["model"], body["seed"], body["temperature"], body["top_p"], body["max_tokens"]) == ("m", 17, 0.5, 0.9, 8)
+    assert (body["model"], body["seed"]) == ("m", 17)
+    assert (body["temperature"], body["top_p"], body["max_tokens"]) == (0.5, 0.9, 8)
     assert body["messages"][0] == {"role": "user", "content": "hi"}
     assert body["messages"][1]["tool_calls"][0]["function"] == {"name": "f", "arguments": "{}"}
     assert body["messages"][2] == {"role": "tool", "content": "42", "tool_call_id": "1", "name": "f"}

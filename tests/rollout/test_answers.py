@@ -73,8 +73,7 @@ def test_what_must_not_be_learned_is_dropped_and_counted():
 
 
 def test_a_conversation_is_kept_up_to_its_last_good_answer():
-    script = lambda body, n: "" if body["messages"][-1]["content"] == "bad" else "Good."  # noqa: E731
-    with fake_endpoint(script) as fake:
+    with fake_endpoint(lambda body, n: "" if body["messages"][-1]["content"] == "bad" else "Good.") as fake:
         (found,) = answers(fake, [prompt("x", "a", "b", "bad", "c")])
         assert len(fake.requests) == 3
     assert [t.content for t in found.turns] == ["a", "Good.", "b", "Good."]
@@ -105,9 +104,11 @@ def test_no_more_than_the_asked_requests_are_in_flight():
 
 def test_errors_reach_the_caller_and_leave_no_thread():
     before = threading.active_count()
-    with fake_endpoint(lambda body, n: Fault(404, "no model")) as fake:
-        with pytest.raises(ConfigurationError, match="policy.model"):
-            answers(fake, [prompt(str(i), "q") for i in range(9)])
+    with (
+        fake_endpoint(lambda body, n: Fault(404, "no model")) as fake,
+        pytest.raises(ConfigurationError, match=r"policy\.model"),
+    ):
+        answers(fake, [prompt(str(i), "q") for i in range(9)])
     assert not any(t.name == "self-answers" for t in threading.enumerate())
     assert threading.active_count() <= before
 

@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import random
 import time
 
@@ -201,7 +202,11 @@ def test_an_experts_mistake_is_not_trained():
 
 @pytest.mark.parametrize(
     ("how", "message"),
-    [("raise", "raised ZeroDivisionError"), ("unreadable", "its own parser refuses"), ("stop", "ended before the episode")],
+    [
+        ("raise", "raised ZeroDivisionError"),
+        ("unreadable", "its own parser refuses"),
+        ("stop", "ended before the episode"),
+    ],
 )
 def test_a_broken_expert_is_a_policy_failure(how, message):
     trajectory, _ = play(EXPERT, task=toy_task(5, expert=how))
@@ -220,7 +225,7 @@ REPLY = st.sampled_from(
 def test_whatever_is_said_the_transcript_holds_together(replies, demonstration):
     trajectory, _ = play(says(*replies, *["Act: finish"] * 12), demonstration=demonstration)
     roles = [t.role for t in trajectory.turns]
-    assert all(a != b for a, b in zip(roles, roles[1:], strict=False))
+    assert all(a != b for a, b in itertools.pairwise(roles))
     for turn in trajectory.turns:
         assert (turn.loss is None) == (turn.role != "assistant")
         assert turn.loss is not True or turn.action is not None

@@ -12,7 +12,8 @@ from toy_environments import Toy, ToyProcess, toy_task
 from agenttuning.errors import ConfigurationError, InfrastructureError
 from agenttuning.rollout import isolation
 from agenttuning.rollout.host import EnvironmentFailed
-from agenttuning.rollout.isolation import EnvironmentLost, SeatPool
+from agenttuning.rollout.isolation import SeatPool
+from agenttuning.rollout.remotes import EnvironmentLost
 
 KINDS = pytest.mark.parametrize("cls", [Toy, ToyProcess])
 
@@ -153,7 +154,7 @@ def test_an_environment_that_does_not_import_says_why(toys, monkeypatch):
     monkeypatch.setattr(ToyProcess, "__module__", "no_such_module")
 
     async def work(pool):
-        with pytest.raises(ConfigurationError, match="does not import.*no_such_module"):
+        with pytest.raises(ConfigurationError, match=r"does not import.*no_such_module"):
             await pool.take().open(toy_task(), False)
 
     run(work, ToyProcess, toys)

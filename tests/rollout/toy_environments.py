@@ -159,3 +159,20 @@ class ToyStrict(Toy):
 def toy_task(target: int = 5, number: int = 0, split: str = "train", environment: str = "toy", **payload: Any) -> Task:
     instruction = f"Reach {target} (task {number})."
     return Task(environment=environment, split=split, instruction=instruction, payload={"target": target, **payload})
+
+
+ENTRIES = """[agenttuning.environments]
+toy = toy_environments:Toy
+toy-process = toy_environments:ToyProcess
+toy-strict = toy_environments:ToyStrict
+"""
+
+
+def install_toys(root: Path) -> Path:
+    """Write the entry points as a package of their own would have them; return the directory for the path."""
+    site = root / "site"
+    package = site / "toy_environments-1.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-environments\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text(ENTRIES)
+    return site

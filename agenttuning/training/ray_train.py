@@ -1,0 +1,258 @@
+"""Training on Ray Train: workers, their environment, live metrics, restarts after a killed worker.
+
+The driver starts a `TorchTrainer` and reads the workers' metrics from a small actor beside itself, step by step. What
+must survive lies in the training stage's store, not in Ray: a worker group that is started again, by Ray after a
+failure or by the next run of the command, finds the newest checkpoint there. Ctrl-C asks the workers to write one.
+"""
+
+import functools
+import os
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from agenttuning.errors import AgentTuningError, ConfigurationError, InfrastructureError, StorageError
+from agenttuning.progress import say
+from agenttuning.recipe import Recipe, Training
+from agenttuning.storage import Store
+from agenttuning.training.batch import load_items
+from agenttuning.training.device import allocator
+from agenttuning.training.loop import TrainConfig, train
+from agenttuning.training.plan import Plan, make_plan
+from agenttuning.training.summary import TrainSummary, read_summary
+
+POLL_SECONDS = 0.5
+STOP_SECONDS = 300.0
+"""How long a stopped run may take to finish its step and write its checkpoint."""
+
+
+def run_training(
+    recipe: Recipe,
+    model_dir: Path,
+    items: Store,
+    output: Store,
+    on_step: Callable[[dict[str, Any]], None] | None = None,
+    on_note: Callable[[str], None] = say,
+) -> TrainSummary:
+    """Train on the cluster this process is connected to, from the newest checkpoint where there is one.
+
+    Args:
+        recipe: reads `training`, `mixture.sources`, `model`, `run` and `cluster`.
+        model_dir: the base model on this machine; a worker that does not see it resolves `recipe.model` itself.
+        items: one encoded table per source.
+        output: store of the training stage.
+        on_step: called here, in this thread, with the metrics of every step. Steps come again after a restart.
+        on_note: called here with what was chosen, cut or continued, one line each.
+
+    Returns:
+        What training amounted to.
+
+    Raises:
+        AgentTuningError: what stopped the workers, as they raised it.
+        InfrastructureError: workers died more often than `training.max_failures`.
+    """
+    if (finished := read_summary(output)) is not None:
+        return finished
+    _plan(recipe, items, recipe.training.workers)
+    _check_cluster(recipe, on_note)
+    mailbox = ray.remote(num_cpus=0)(Mailbox).options(label_selector=_this_node()).remote()
+    work = functools.partial(_work, recipe.model_dump(mode="json"), str(model_dir), items, output, mailbox)
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            _trainer(work, recipe, output).fit()
+        except BaseException as error:
+            failure.append(error)
+
+    # Off the main thread Ray leaves Ctrl-C to us.
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(POLL_SECONDS)
+            _deliver(mailbox, on_step, on_note)
+    except KeyboardInterrupt:
+        on_note("training: stopping; the checkpoint of this step is being written")
+        ray.get(mailbox.stop.remote())
+        thread.join(STOP_SECONDS)
+        raise
+    _deliver(mailbox, on_step, on_note)
+    fatal = ray.get(mailbox.fatal.remote())
+    ray.kill(mailbox)
+    _forget(output)
+    if fatal is not None:
+        raise fatal
+    if failure:
+        raise _explained(failure[0], recipe.training, output) from failure[0]
+    if (summary := read_summary(output)) is None:
+        raise StorageError(
+            f"{output.uri}: the workers finished, but this machine does not see what they wrote; set run.root to a "
+            "directory that all nodes share, or to an object store"
+        )
+    return summary
+
+
+class Mailbox:
+    """Actor beside the driver: metrics and notes of rank 0 one way, the wish to stop the other."""
+
+    def __init__(self) -> None:
+        self._events: list[dict[str, Any]] = []
+        self._stop = False
+        self._fatal: AgentTuningError | None = None
+
+    def put(self, event: dict[str, Any]) -> bool:
+        """Take an event; return whether the run should stop."""
+        self._events.append(event)
+        return self._stop
+
+    def take(self) -> list[dict[str, Any]]:
+        """Return the events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def stop(self) -> None:
+        """Ask the workers to stop after a checkpoint."""
+        self._stop = True
+
+    def fail(self, error: AgentTuningError) -> None:
+        """Take an error that trying again cannot cure; the first one stands."""
+        self._fatal = self._fatal or error
+
+    def fatal(self) -> AgentTuningError | None:
+        """Return that error."""
+        return self._fatal
+
+
+def _work(recipe_json: dict[str, Any], model_dir: str, items: Store, output: Store, mailbox: Any) -> None:
+    """Run one worker."""
+    import ray.train
+
+    if (fatal := ray.get(mailbox.fatal.remote())) is not None:
+        raise fatal
+    recipe = Recipe.model_validate(recipe_json)
+    context = ray.train.get_context()
+    first = context.get_world_rank() == 0
+
+    def report(metrics: dict[str, Any]) -> bool:
+        # A barrier: all ranks call it once per step, here and nowhere else.
+        ray.train.report(metrics)
+        return first and bool(ray.get(mailbox.put.remote({"metrics": metrics})))
+
+    def tell(text: str) -> None:
+        if first:
+            ray.get(mailbox.put.remote({"note": text}))
+
+    try:
+        path = Path(model_dir)
+        if not path.is_dir():
+            from agenttuning.models import resolve_model
+            from agenttuning.session import cache_directory
+
+            path = resolve_model(recipe.model, cache_directory() / "models")
+        plan, encoded = _plan(recipe, items, context.get_world_size())
+        config = TrainConfig(recipe.training, path, output, recipe.run.seed, recipe.model.trust_remote_code)
+        train(config, plan, encoded, report, tell)
+    except AgentTuningError as error:
+        if not isinstance(error, InfrastructureError):
+            ray.get(mailbox.fail.remote(error))
+        raise
+
+
+def _plan(recipe: Recipe, items: Store, world_size: int) -> tuple[Plan, Any]:
+    sources = recipe.mixture.sources
+    encoded = load_items(items, list(sources))
+    counts = {name: source.counts for name, source in encoded.items()}
+    weights = {name: source.weight for name, source in sources.items()}
+    return make_plan(counts, weights, recipe.training, recipe.run.seed, world_size), encoded
+
+
+def _trainer(work: Callable[[], None], recipe: Recipe, output: Store) -> Any:
+    import pyarrow.fs
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    training = recipe.training
+    if (root := output.child("ray").local_path()) is not None:
+        root.mkdir(parents=True, exist_ok=True)
+        filesystem, path = None, str(root)
+    else:
+        filesystem, path = pyarrow.fs.FileSystem.from_uri(output.child("ray").uri)
+    return TorchTrainer(
+        work,
+        scaling_config=ScalingConfig(
+            num_workers=training.workers,
+            use_gpu=training.use_gpu,
+            resources_per_worker={"CPU": training.cpus_per_worker, **({"GPU": 1} if training.use_gpu else {})},
+        ),
+        torch_config=TorchConfig(backend="nccl" if training.use_gpu else "gloo"),
+        run_config=RunConfig(
+            # A name that was used before would make Ray resume its own state; ours is in the store.
+            name=f"{recipe.run.name}-{uuid.uuid4().hex[:8]}",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=training.max_failures),
+            worker_runtime_env={"env_vars": worker_environment(training)},
+        ),
+    )
+
+
+def worker_environment(training: Training) -> dict[str, str]:
+    """Return the environment variables that workers start with."""
+    variables = {"OMP_NUM_THREADS": str(max(1, int(training.cpus_per_worker)))}
+    if not training.use_gpu:
+        variables["DS_ACCELERATOR"] = "cpu"
+        if (library := allocator()) is not None:
+            variables["LD_PRELOAD"] = ":".join(filter(None, [library, os.environ.get("LD_PRELOAD")]))
+    return variables
+
+
+def _check_cluster(recipe: Recipe, on_note: Callable[[str], None]) -> None:
+    """Say what is missing for the workers; refuse where nothing could ever come."""
+    training = recipe.training
+    needed = {"CPU": training.workers * training.cpus_per_worker}
+    if training.use_gpu:
+        needed["GPU"] = float(training.workers)
+    there = ray.cluster_resources()
+    lacking = [f"{n:g} {kind}s of {there.get(kind, 0):g}" for kind, n in needed.items() if there.get(kind, 0) < n]
+    if not lacking:
+        return
+    told = f"training: {training.workers} workers need {' and '.join(lacking)} in the cluster"
+    if recipe.cluster.address is None and "RAY_ADDRESS" not in os.environ:
+        raise ConfigurationError(
+            f"{told}; lower training.workers or training.cpus_per_worker, or name a larger cluster in cluster.address"
+        )
+    on_note(f"{told}: waiting for nodes")
+
+
+def _this_node() -> dict[str, str]:
+    return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+
+
+def _deliver(mailbox: Any, on_step: Callable[[dict[str, Any]], None] | None, on_note: Callable[[str], None]) -> None:
+    for event in ray.get(mailbox.take.remote()):
+        if "note" in event:
+            on_note(event["note"])
+        elif on_step is not None:
+            on_step(event["metrics"])
+
+
+def _forget(output: Store) -> None:
+    """Delete Ray's own bookkeeping of the run: nothing reads it again."""
+    store = output.child("ray")
+    for name in store.list():
+        store.delete(name)
+
+
+def _explained(error: BaseException, training: Training, output: Store) -> InfrastructureError:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return InfrastructureError(
+        f"training: the workers failed more than training.max_failures={training.max_failures} times; the last reason: "
+        f"{lines[-1].strip() if lines else type(error).__name__}\nIf memory ran out, lower training.row_tokens or "
+        f"training.logits_chunk, or set training.activation_checkpointing. Run the same command again: it continues "
+        f"from the newest checkpoint in {output.uri}."
+    )
