@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import psutil
 
 from agenttuning.errors import AgentTuningError
+from agenttuning.machine import allocator
 from agenttuning.progress import say
 from agenttuning.recipe import Recipe
 from agenttuning.session import cache_directory, run_store
@@ -57,7 +58,7 @@ def findings_for(recipe: Recipe) -> Iterator[Finding]:
 def _machine(recipe: Recipe) -> Iterator[Finding]:
     import torch
 
-    from agenttuning.training.device import allocator, choose_numerics
+    from agenttuning.training.device import choose_numerics
 
     memory = psutil.virtual_memory()
     cores = len(os.sched_getaffinity(0))

@@ -230,7 +230,7 @@ def train(session: Session) -> dict[str, Any]:
             bar.update(
                 int(event["step"]),
                 f"loss {event['loss']:.3f}, {event['tokens_per_second']:.0f} tokens/s",
-                total=int(event.get("total_steps", total)),
+                total=int(event.get("total_steps") or total),
             )
             tracker.log({f"train/{k}": v for k, v in event.items() if isinstance(v, int | float)}, event["step"])
 

@@ -8,6 +8,7 @@ initialised by the caller.
 import contextlib
 import importlib.util
 import logging
+import os
 import re
 import socket
 import time
@@ -17,11 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from agenttuning.errors import ConfigurationError
+from agenttuning.machine import allocator, intel_openmp
 from agenttuning.policies.endpoint import wait_until_ready
 from agenttuning.recipe import Serving
 
 READY_SECONDS = 60.0
 """How long a deployment that Serve calls healthy may take to list its model."""
+
+START_TRIES = 2
+"""How often an engine that does not start is tried."""
+STOP_SECONDS = 30.0
+"""How long Serve may take to shut down."""
+SMALL_MACHINE = 4
+"""Up to so many cores, a CPU engine gets them all."""
 
 _QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}
 """A model directory needs no hub, and serving reports to nobody."""
@@ -74,7 +83,7 @@ def served(model_path: Path, serving: Serving, name: str) -> Iterator[Endpoint]:
             serve.delete(route)
     finally:
         if started:
-            serve.shutdown()
+            _stop_serve()
 
 
 def _check(model_path: Path) -> None:
@@ -115,6 +124,7 @@ def _llm_config(model_path: Path, serving: Serving, name: str) -> Any:
                     "target_ongoing_requests": serving.max_num_seqs,
                 },
                 "max_ongoing_requests": 8 * serving.max_num_seqs,
+                "max_constructor_retry_count": START_TRIES,
                 "ray_actor_options": {"num_cpus": 0},
             },
             engine_kwargs=engine,
@@ -126,7 +136,19 @@ def _llm_config(model_path: Path, serving: Serving, name: str) -> Any:
 
 
 def _environment(serving: Serving) -> dict[str, str]:
-    return {**_QUIET, "VLLM_CPU_KVCACHE_SPACE": str(serving.kv_cache_gib)}
+    """Return the environment of a CPU engine: cache size, Intel's OpenMP and tcmalloc where they are installed.
+
+    Left alone, vLLM keeps one core for its scheduler, which on a small machine is half of it. With Intel's OpenMP,
+    whose threads sleep between steps, the engine can have all cores (GNU's spin, and lose more than they gain).
+    Measured on two cores at 32 requests: 480-510 tokens/s by default, 320-345 with GNU's on both, 600-640 so.
+    """
+    environment = {**_QUIET, "VLLM_CPU_KVCACHE_SPACE": str(serving.kv_cache_gib)}
+    openmp = intel_openmp()
+    if openmp and (os.cpu_count() or 1) <= SMALL_MACHINE:
+        environment["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
+    if preload := [path for path in (openmp, allocator(), os.environ.get("LD_PRELOAD")) if path]:
+        environment["LD_PRELOAD"] = ":".join(preload)
+    return environment
 
 
 def _start_serve() -> tuple[str, bool]:
@@ -150,6 +172,24 @@ def _start_serve() -> tuple[str, bool]:
         logging_config=_LOGGING,
     )
     return f"http://{'127.0.0.1' if alone else head['NodeManagerAddress']}:{port}", True
+
+
+def _stop_serve() -> None:
+    """Shut down the Serve that was started here.
+
+    Its controller ends by killing itself, which Ray reports as a failed task to be retried, unless it is asked without
+    retries first.
+    """
+    import ray
+    from ray import serve
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is not None:
+        client.shutdown_cached_handles()
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(client._controller.graceful_shutdown.options(max_task_retries=0).remote(), timeout=STOP_SECONDS)
+    serve.shutdown()
 
 
 def _deploy(app: Any, route: str, timeout_s: float) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Coroutine, Generator, Sequence
 from typing import Any, TypeVar
 
@@ -23,25 +23,51 @@ LONGEST_BLOCK = 8
 """Most tasks in one block: a block is reported when its longest episode is over."""
 ACTOR_START_DEATHS = 3
 """Deaths of starting actors in a row that end the job."""
+FREE_SECONDS = 10.0
+"""How long actors may take to free their environments when the job is over."""
+BOARD_CALLS = 10_000
+"""Calls that may wait on the board at once: one for each actor."""
 
 T = TypeVar("T")
 
 
 class Board:
-    """Counts what is stored so far, for the driver to show. Becomes a Ray actor."""
+    """Where actors and driver meet: what is stored so far, which actors are there, and whether the job is over.
+
+    Becomes an asynchronous Ray actor.
+    """
 
     def __init__(self) -> None:
         self._done: Counter[str] = Counter()
-        self._reward: Counter[str] = Counter()
+        self._reward: defaultdict[str, float] = defaultdict(float)
+        self._actors = self._joined = 0
+        self._over = asyncio.Event()
 
-    def add(self, environment: str, reward: float) -> None:
+    async def add(self, environment: str, reward: float) -> None:
         """Count one stored episode."""
         self._done[environment] += 1
-        self._reward[environment] += reward  # type: ignore[assignment]
+        self._reward[environment] += reward
 
-    def read(self) -> tuple[dict[str, int], dict[str, float]]:
-        """Return stored episodes and the sum of their rewards, by environment."""
-        return dict(self._done), dict(self._reward)
+    async def read(self) -> tuple[dict[str, int], dict[str, float], int]:
+        """Return stored episodes and the sum of their rewards by environment, and how many actors ever joined."""
+        return dict(self._done), dict(self._reward), self._joined
+
+    async def join(self) -> None:
+        """Enter an actor; returns when the job is over."""
+        self._actors += 1
+        self._joined += 1
+        await self._over.wait()
+
+    async def leave(self) -> None:
+        """Say that an actor has freed its environments."""
+        self._actors -= 1
+
+    async def finish(self) -> None:
+        """Declare the job over and wait a little until the actors have left."""
+        self._over.set()
+        deadline = asyncio.get_running_loop().time() + FREE_SECONDS
+        while self._actors > 0 and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.02)
 
 
 class RolloutActor:
@@ -56,6 +82,7 @@ class RolloutActor:
         restarted = ray.get_runtime_context().was_current_actor_reconstructed
         stored = frozenset(stored_ids(plan.store)) if restarted else frozenset()
         self._worker = self._await(_make_worker(plan, stored, self._pin))
+        asyncio.run_coroutine_threadsafe(self._leave_at_the_end(), self._loop)
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Play a block and return its reports, one row each."""
@@ -65,12 +92,18 @@ class RolloutActor:
         return {key: np.array([row[key] for row in rows]) for key in rows[0]}
 
     def __del__(self) -> None:
-        """Free the environments when the pool shrinks or the job is over."""
+        """Free the environments when the pool shrinks."""
         with contextlib.suppress(Exception):
-            self._await(self._worker.aclose())
+            self._await(self._worker.aclose(), timeout_s=FREE_SECONDS)
 
-    def _await(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+    async def _leave_at_the_end(self) -> None:
+        """Free the environments when the job is over: Ray Data then kills its actors without a word."""
+        await self._board.join.remote()
+        await self._worker.aclose()
+        await self._board.leave.remote()
+
+    def _await(self, work: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
 
     async def _play(self, tasks: list[Task], attempts: list[int]) -> list[Report]:
         plays = (self._worker.play(task, number) for task, number in zip(tasks, attempts, strict=True))
@@ -107,9 +140,20 @@ def run_job(attempts: Sequence[tuple[Task, int]], plan: RolloutPlan, board: Any)
             fn_constructor_args=(plan, board),
         )
     with contextlib.closing(iter(index.iter_batches(batch_size=None, prefetch_batches=0))) as batches:
-        for batch in batches:
-            for values in zip(*(column.tolist() for column in batch.values()), strict=True):
-                yield Report(**dict(zip(batch, values, strict=True)))
+        try:
+            for batch in batches:
+                for values in zip(*(column.tolist() for column in batch.values()), strict=True):
+                    yield Report(**dict(zip(batch, values, strict=True)))
+        finally:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(board.finish.remote(), timeout=2 * FREE_SECONDS)
+
+
+def make_board() -> Any:
+    """Start the board of one job; end it with `ray.kill`."""
+    import ray
+
+    return ray.remote(num_cpus=0, max_concurrency=BOARD_CALLS)(Board).remote()
 
 
 def _quiet() -> None:

@@ -15,8 +15,9 @@ from typing import Any
 
 from agenttuning.errors import AgentTuningError, ConfigurationError, DataError, InfrastructureError, StorageError
 from agenttuning.policies.endpoint import check_endpoint, key_of
+from agenttuning.progress import say
 from agenttuning.recipe import PolicySpec, Recipe
-from agenttuning.rollout.actor import Board, run_job
+from agenttuning.rollout.actor import make_board, run_job
 from agenttuning.rollout.expert import identity
 from agenttuning.rollout.worker import Report, RolloutPlan, check_environments
 from agenttuning.storage import Store
@@ -24,6 +25,8 @@ from agenttuning.storage.segments import stored_ids
 from agenttuning.trajectory import Task, trajectory_id
 
 POLL_SECONDS = 1.0
+ROOM_SECONDS = 30.0
+"""After so long without an actor it is said what the job waits for."""
 KEPT_FAILURES = 5
 """How many different failure messages a summary keeps."""
 
@@ -137,9 +140,12 @@ def _run(
 ) -> None:
     import ray
 
-    board = ray.remote(num_cpus=0)(Board).remote()
+    board = make_board()
     try:
-        with _watched(board, tallies, on_progress), contextlib.closing(run_job(missing, plan, board)) as reports:
+        with (
+            _watched(board, tallies, on_progress, plan.recipe.rollout.actor_cpus),
+            contextlib.closing(run_job(missing, plan, board)) as reports,
+        ):
             for report in reports:
                 if report.fatal:
                     message = f"{report.failure}\nFinished episodes are stored; the same command continues."
@@ -150,17 +156,23 @@ def _run(
 
 
 @contextlib.contextmanager
-def _watched(board: Any, tallies: dict[str, Tally], on_progress: OnProgress | None) -> Iterator[None]:
-    """Show progress every second while the block runs, and once more at its end."""
-    if on_progress is None:
-        yield
-        return
+def _watched(board: Any, tallies: dict[str, Tally], on_progress: OnProgress | None, cpus: float) -> Iterator[None]:
+    """Show progress every second while the block runs, and once more at its end; say so when no actor finds room."""
     import ray
 
     over = threading.Event()
+    started = time.monotonic()
+    warned = False
 
     def show() -> None:
-        played, rewards = ray.get(board.read.remote(), timeout=30)
+        nonlocal warned
+        played, rewards, actors = ray.get(board.read.remote(), timeout=30)
+        if not actors and not warned and time.monotonic() - started > ROOM_SECONDS:
+            warned = True
+            free = ray.available_resources().get("CPU", 0.0)
+            say(f"waiting for room: an actor asks for rollout.actor_cpus={cpus:g}, the cluster has {free:g} CPUs free")
+        if on_progress is None:
+            return
         now = {name: _grown(tally, played.get(name, 0), rewards.get(name, 0.0)) for name, tally in tallies.items()}
         on_progress(sum(t.done for t in now.values()), sum(t.total for t in now.values()), now)
 

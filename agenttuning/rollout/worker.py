@@ -104,7 +104,8 @@ class EpisodeWorker:
         return self._tell(_report(trajectory))
 
     async def aclose(self) -> None:
-        """Free the environments and the connections."""
+        """End the episodes in progress, unstored, and free the environments and the connections."""
+        self._stop(InfrastructureError("the job was stopped"))
         if self._policy is not None:
             await self._policy.aclose()
         await asyncio.gather(*(asyncio.to_thread(pool.close) for pool in self._pools.values()))
@@ -174,10 +175,13 @@ class EpisodeWorker:
         kind = ""
         if fatal:
             kind = type(error).__name__
-            self._fatal = self._fatal or error
-            for running in self._playing:
-                running.cancel()
+            self._stop(error)
         return Report(id=blank.id, environment=blank.environment, failure=str(error), fatal=kind)
+
+    def _stop(self, error: AgentTuningError) -> None:
+        self._fatal = self._fatal or error
+        for running in self._playing:
+            running.cancel()
 
     def _tell(self, report: Report) -> Report:
         if self._on_report is not None:

@@ -16,11 +16,11 @@ from typing import Any
 import ray
 
 from agenttuning.errors import AgentTuningError, ConfigurationError, InfrastructureError, StorageError
+from agenttuning.machine import allocator
 from agenttuning.progress import say
 from agenttuning.recipe import Recipe, Training
 from agenttuning.storage import Store
 from agenttuning.training.batch import load_items
-from agenttuning.training.device import allocator
 from agenttuning.training.loop import TrainConfig, train
 from agenttuning.training.plan import Plan, make_plan
 from agenttuning.training.summary import TrainSummary, read_summary

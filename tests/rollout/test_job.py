@@ -104,6 +104,7 @@ def test_all_attempts_are_played_once_and_the_second_call_has_nothing_to_do(clus
     assert len(stored) == 48
     assert {t.attempt for t in stored} == {0, 1}
     assert pids(marks).isdisjoint({os.getpid()})
+    assert pids(marks, "shutdown") == pids(marks)
 
     again = play_tasks(tasks, recipe, PolicySpec(), store, on_progress=lambda *a: seen.append(a))
     assert (again.skipped, again.played) == (48, 0)

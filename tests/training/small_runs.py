@@ -1,5 +1,7 @@
-"""Small training runs for the tests of this room; run as a script it is one worker process of such a run."""
+"""Small training runs for the tests of this room; run as a script it forks worker processes of such runs."""
 
+import atexit
+import functools
 import json
 import os
 import signal
@@ -7,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -80,36 +83,82 @@ def run_workers(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    spec = {"model": str(model), "items": items.uri, "output": str(output), "kill_at": kill_at,
-            "training": training.model_dump(mode="json")}  # fmt: skip
-    workers = []
-    for rank in range(world_size):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1",
-                 "MASTER_PORT": port, "OMP_NUM_THREADS": 1, "DS_ACCELERATOR": "cpu"}  # fmt: skip
-        env = {**os.environ, **{k: str(v) for k, v in place.items()}}
-        command = [sys.executable, __file__, json.dumps(spec)]
-        told = (output.parent / f"{output.name}-{rank}.log").open("w")
-        workers.append(subprocess.Popen(command, env=env, stdout=told, stderr=subprocess.STDOUT))
-    deadline = time.monotonic() + 120
-    while any(w.poll() is None for w in workers):
-        if time.monotonic() > deadline or any(w.poll() for w in workers):
-            for worker in workers:
-                worker.kill()
-        time.sleep(0.05)
-    codes = [worker.returncode for worker in workers]
+    spec = {"model": str(model), "items": items.uri, "output": str(output), "kill_at": kill_at, "port": port,
+            "world_size": world_size, "training": training.model_dump(mode="json")}  # fmt: skip
+    nursery = _nursery()
+    assert nursery.stdin is not None
+    assert nursery.stdout is not None
+    nursery.stdin.write(json.dumps(spec) + "\n")
+    nursery.stdin.flush()
+    codes: list[int] = json.loads(nursery.stdout.readline())
     if kill_at is None and any(codes):
         raise AssertionError("\n".join(f.read_text()[-3000:] for f in output.parent.glob(f"{output.name}-*.log")))
     return codes
 
 
-def main() -> None:
+@functools.cache
+def _nursery() -> "subprocess.Popen[str]":
+    """A process that has imported what workers need and forks them: importing takes seconds, a fork does not."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    command = [sys.executable, __file__]
+    nursery = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(nursery.kill)
+    return nursery
+
+
+def serve() -> None:
+    """Fork workers for every line of standard input, and answer with their exit codes."""
+    import deepspeed  # noqa: F401
+    from transformers.integrations import HfDeepSpeedConfig  # noqa: F401
+    from transformers.models.llama import modeling_llama  # noqa: F401
+
+    import agenttuning.training.loop  # noqa: F401
+    import agenttuning.training.zero  # noqa: F401
+
+    for line in sys.stdin:
+        spec = json.loads(line)
+        workers = [_fork(spec, rank) for rank in range(spec["world_size"])]
+        codes: dict[int, int] = {}
+        deadline = time.monotonic() + 120
+        while len(codes) < len(workers):
+            done, status = os.waitpid(-1, os.WNOHANG)
+            if done:
+                codes[done] = os.waitstatus_to_exitcode(status)
+            if time.monotonic() > deadline or any(codes.values()):
+                for worker in set(workers) - set(codes):
+                    os.kill(worker, signal.SIGKILL)
+            time.sleep(0.02)
+        print(json.dumps([codes[worker] for worker in workers]), flush=True)
+
+
+def _fork(spec: dict[str, Any], rank: int) -> int:
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        log = os.open(f"{spec['output']}-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": spec["world_size"], "MASTER_ADDR": "127.0.0.1",
+                 "MASTER_PORT": spec["port"]}  # fmt: skip
+        os.environ.update({name: str(value) for name, value in place.items()})
+        work(spec)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def work(spec: dict[str, Any]) -> None:
+    """Be one worker."""
     from agenttuning.training.loop import TrainConfig, train
 
     torch.set_num_threads(1)
-    spec = json.loads(sys.argv[1])
     training = Training.model_validate(spec["training"])
     items = load_items(Store(spec["items"]), ["agent", "general"])
-    plan = plan_for(items, training, int(os.environ["WORLD_SIZE"]))
+    plan = plan_for(items, training, spec["world_size"])
 
     def report(metrics: dict[str, Any]) -> bool:
         if metrics["step"] == spec["kill_at"]:
@@ -120,4 +169,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve()

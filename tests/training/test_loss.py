@@ -54,7 +54,7 @@ def trained(model: PackedCausalLM, rows: list[list[Segment]], items: dict[str, I
         told = attention_arguments(batch.lengths, "segments", "cpu")
         part, each = model(**batch.inputs("cpu"), scale=scale, attention=told)
         part.backward()
-        total += float(part)
+        total += part.item()
         losses.append(each)
     grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     return {"total": total, "losses": torch.cat(losses), "grads": grads}

@@ -1,0 +1,111 @@
+import asyncio
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from agenttuning.errors import ConfigurationError
+from agenttuning.policies import serving as module
+from agenttuning.policies.endpoint import EndpointPolicy, check_endpoint, list_models
+from agenttuning.policies.serving import served
+from agenttuning.recipe import PolicySpec, Serving
+from agenttuning.trajectory import Turn
+
+
+def test_a_missing_vllm_is_told_with_the_cure(monkeypatch, tmp_path):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with (
+        pytest.raises(ConfigurationError, match=r"vLLM is not installed.*make setup"),
+        served(tmp_path, Serving(), "x"),
+    ):
+        pass
+
+
+def test_a_directory_without_a_model_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(ConfigurationError, match=r"config\.json is missing"), served(tmp_path, Serving(), "x"):
+        pass
+
+
+def test_a_small_machine_gives_all_cores_only_with_openmp_that_sleeps(monkeypatch, tmp_path):
+    (tmp_path / "lib").mkdir()
+    monkeypatch.setattr(module.sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(module, "_TCMALLOC", ())
+    monkeypatch.setenv("LD_PRELOAD", "/lib/mine.so")
+    plain = module._environment(Serving(kv_cache_gib=3))
+    assert plain["VLLM_CPU_KVCACHE_SPACE"] == "3"
+    assert not {"LD_PRELOAD", "VLLM_CPU_NUM_OF_RESERVED_CPU"} & set(plain)
+    openmp = tmp_path / "lib" / "libiomp5.so"
+    openmp.touch()
+    fast = module._environment(Serving())
+    assert fast["LD_PRELOAD"] == f"{openmp}:/lib/mine.so"
+    assert fast["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 64)
+    assert "VLLM_CPU_NUM_OF_RESERVED_CPU" not in module._environment(Serving())
+
+
+def test_the_last_words_of_an_engine_are_found():
+    trace = "Traceback (most recent call last):\n  File x\n    raise\nValueError: too few GPUs\nsee the log for more"
+    assert module._last_line(trace) == "ValueError: too few GPUs"
+    assert module._last_line("waiting for resources") == "waiting for resources"
+    assert module._last_line("") == ""
+
+
+@pytest.mark.serve
+@pytest.mark.ray
+def test_a_model_is_served_used_and_taken_down(tiny_model):
+    """One Ray, three things in it: an engine that refuses, a served model, and a Serve that was there before."""
+    script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_serving as t; "
+    script += f"t.serve_for_real({str(tiny_model)!r})"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=280)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "all is well" in run.stdout
+    assert "failed" not in run.stdout.replace("all is well", "")
+
+
+def serve_for_real(model: str) -> None:
+    """Runs in a process of its own, so that a broken engine cannot harm other tests."""
+    import ray
+    from ray import serve
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=300 * 2**20,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    small = Serving(max_model_len=256, kv_cache_gib=1, max_num_seqs=8, startup_timeout_s=200)
+    with served(Path(model), small, "test run/base") as endpoint:
+        assert endpoint.base_url.endswith("/test-run-base/v1")
+        assert endpoint.model == "test run/base"
+        assert asyncio.run(list_models(endpoint.base_url)) == [endpoint.model]
+        asyncio.run(check_endpoint(PolicySpec(kind="endpoint", base_url=endpoint.base_url, model=endpoint.model)))
+        asyncio.run(_talk(endpoint))
+    assert serve.status().applications == {}
+    try:
+        urllib.request.urlopen(endpoint.base_url + "/models", timeout=2)
+        raise AssertionError("it still answers")
+    except (urllib.error.URLError, ConnectionError):
+        pass
+    ray.shutdown()
+    print("all is well")
+
+
+async def _talk(endpoint) -> None:
+    policy = EndpointPolicy(endpoint.base_url, endpoint.model, temperature=0.0, max_tokens=8, patience_s=30)
+    try:
+        ask = (Turn(role="user", content="Hello"),)
+        first, second = await asyncio.gather(policy.act(ask, 1), policy.act(ask, 1))
+        assert first.content == second.content
+        assert first.completion_tokens == 8
+        assert first.finish_reason == "length"
+        long = await policy.act((Turn(role="user", content="word " * 2000),), 1)
+        assert long.finish_reason == "context"
+    finally:
+        await policy.aclose()

@@ -1,0 +1,142 @@
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import exported_weights, plan_for, run_workers, save_small_model, small_training, write_items
+
+from agenttuning.errors import ConfigurationError, StorageError
+from agenttuning.storage import Store
+from agenttuning.training.batch import Items, load_items
+from agenttuning.training.checkpoint import latest_checkpoint
+from agenttuning.training.loop import TrainConfig, train
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_small_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return write_items(tmp_path_factory.mktemp("items"))
+
+
+@pytest.fixture(scope="module")
+def items(store: Store) -> dict[str, Items]:
+    return load_items(store, ["agent", "general"])
+
+
+def equal_bits(a: Path, b: Path) -> bool:
+    mine, other = exported_weights(Store(str(a))), exported_weights(Store(str(b)))
+    return mine.keys() == other.keys() and all(torch.equal(mine[n], other[n]) for n in other)
+
+
+@pytest.mark.parametrize(
+    ("world_size", "changes"),
+    [(1, {}), (1, {"dtype": "bfloat16"}), (1, {"zero_stage": 3, "dtype": "bfloat16"}), (2, {"zero_stage": 3})],
+    ids=["plain", "plain-bf16", "zero3-bf16", "zero3-two-ranks"],
+)
+def test_ten_steps_are_five_a_kill_and_five_more_bit_for_bit(
+    model: Path, store: Store, tmp_path: Path, world_size: int, changes: dict[str, Any]
+) -> None:
+    training = small_training(**changes)
+    run_workers(model, store, tmp_path / "whole", training, world_size)
+    codes = run_workers(model, store, tmp_path / "cut", training, world_size, kill_at=7)
+    assert -signal.SIGKILL in codes
+    cut = Store(str(tmp_path / "cut"))
+    assert latest_checkpoint(cut) == "checkpoints/step-00000005"
+    assert not cut.exists("trained.json")
+    run_workers(model, store, tmp_path / "cut", training, world_size)
+    assert "continued from step 5" in cut.read_json("trained.json")["notes"]
+    assert equal_bits(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_wish_to_stop_leaves_a_checkpoint_and_the_next_run_goes_on_bit_for_bit(
+    model: Path, items: dict[str, Items], tmp_path: Path
+) -> None:
+    training = small_training(steps=6, checkpoint_every=100)
+    plan = plan_for(items, training)
+    config = TrainConfig(training, model, Store(str(tmp_path / "cut")))
+    assert train(config, plan, items, lambda metrics: bool(metrics["step"] == 2)) is None
+    assert latest_checkpoint(config.output) == "checkpoints/step-00000003"
+    assert train(config, plan, items) is not None
+    train(TrainConfig(training, model, Store(str(tmp_path / "whole"))), plan, items)
+    assert equal_bits(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_the_number_of_steps_decided_by_the_time_limit_is_kept(
+    model: Path, items: dict[str, Items], tmp_path: Path
+) -> None:
+    training = small_training(steps=300, max_seconds=1.0, checkpoint_every=5)
+    plan = plan_for(items, training)
+    config = TrainConfig(training, model, Store(str(tmp_path)))
+    totals: list[int] = []
+
+    def watch(metrics: dict[str, Any]) -> bool:
+        totals.append(metrics["total_steps"])
+        return bool(metrics["step"] == 5)
+
+    assert train(config, plan, items, watch) is None
+    slow = TrainConfig(training.model_copy(update={"max_seconds": 1000.0}), model, config.output)
+    summary = train(slow, plan, items)
+    assert summary is not None
+    assert summary.steps == totals[-1] < 300
+
+
+def test_only_the_newest_checkpoints_stay_and_torn_ones_go(
+    model: Path, items: dict[str, Items], tmp_path: Path
+) -> None:
+    training = small_training(steps=5, checkpoint_every=1, keep_checkpoints=2)
+    output = Store(str(tmp_path))
+    output.write("checkpoints/step-00000002/plain.pt", b"torn: the worker died before it was complete")
+    train(TrainConfig(training, model, output), plan_for(items, training), items)
+    kept = {n.split("/")[1] for n in output.list("checkpoints/")}
+    assert kept == {"step-00000004", "step-00000005"}
+
+
+def test_a_torn_checkpoint_is_not_resumed_from(model: Path, items: dict[str, Items], tmp_path: Path) -> None:
+    training = small_training(steps=3, checkpoint_every=100)
+    output = Store(str(tmp_path))
+    output.write("checkpoints/step-00000002/plain.pt", b"torn")
+    notes: list[str] = []
+    summary = train(TrainConfig(training, model, output), plan_for(items, training), items, None, notes.append)
+    assert summary is not None
+    assert not any("continued" in note for note in notes)
+
+
+def test_a_checkpoint_of_other_data_is_refused(model: Path, items: dict[str, Items], tmp_path: Path) -> None:
+    training = small_training(steps=4, checkpoint_every=2)
+    config = TrainConfig(training, model, Store(str(tmp_path)))
+    assert train(config, plan_for(items, training), items, lambda metrics: bool(metrics["step"] == 2)) is None
+    other = small_training(steps=4, items_per_step=5)
+    with pytest.raises(ConfigurationError, match=r"other settings \(plan: .*run.name"):
+        train(TrainConfig(other, model, config.output), plan_for(items, other), items)
+
+
+def test_an_unwritable_directory_is_a_message_with_its_cure(
+    model: Path, items: dict[str, Items], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("agenttuning.training.plain.torch.save", full)
+    training = small_training(steps=1)
+    with pytest.raises(StorageError, match=r"No space left.*run.root"):
+        train(TrainConfig(training, model, Store(str(tmp_path))), plan_for(items, training), items)
+
+
+def test_checkpoints_in_an_object_store(
+    model: Path, items: dict[str, Items], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that stops and goes on where the store has no local path: files go through scratch."""
+    training = small_training(steps=4, checkpoint_every=2)
+    remote = Store(f"file://{tmp_path}/remote")
+    assert remote.local_path() is None
+    config = TrainConfig(training, model, remote)
+    plan = plan_for(items, training)
+    assert train(config, plan, items, lambda metrics: bool(metrics["step"] == 1)) is None
+    assert train(config, plan, items) is not None
+    train(TrainConfig(training, model, Store(str(tmp_path / "local"))), plan, items)
+    assert equal_bits(tmp_path / "remote", tmp_path / "local")
