@@ -108,6 +108,8 @@ class Session:
             if address:
                 ray.init(address=address, **quiet)
                 return
+            # Ray's core reports matters of its own on this terminal (an actor whose restart might fail, say).
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
             ray.init(
                 address="local",
                 num_cpus=self.recipe.cluster.cpus,
@@ -134,7 +136,8 @@ class Session:
             seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 1)
             times["peak_memory_bytes"] = max(self._peak, times.get("peak_memory_bytes", 0))
             self.store.write_json("timings.json", times)
-        say(f"{stage}: done in {duration(time.monotonic() - started)}")
+        if (seconds_taken := time.monotonic() - started) >= 1:
+            say(f"{stage}: done in {duration(seconds_taken)}")
 
     def timings(self) -> dict[str, Any]:
         """Return `{"seconds": {stage: s}, "peak_memory_bytes": n}` as stored so far."""

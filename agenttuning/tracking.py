@@ -228,6 +228,8 @@ def _wandb_run(recipe: Recipe, stage: str, identity: str, job_type: str, directo
         _warn(f"W&B does not answer ({problem}); tracking offline, `wandb sync` sends it")
         mode = "offline"
     tracking = recipe.tracking
+    # The `silent` setting does not reach hints that W&B prints about other packages that are in use.
+    os.environ.setdefault("WANDB_SILENT", "true")
     try:
         return wandb.init(
             project=tracking.project,

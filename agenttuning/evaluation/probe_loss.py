@@ -1,7 +1,8 @@
-"""Teacher-forced loss of a model on dialogues: nats per assistant token, one forward pass per dialogue.
+"""Teacher-forced loss of a model on dialogues: nats per assistant token.
 
 A dialogue is rendered by the model's own chat template, ids and mask in one pass; the loss is the negative
-log-likelihood of the masked tokens, computed in float32. Nothing is packed, so no dialogue can see another.
+log-likelihood of the masked tokens, computed in float32. Dialogues of like length go through the model side by side,
+padded at their end, where a causal model cannot look; nothing is packed, so no dialogue sees another.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,8 +13,11 @@ from pydantic import BaseModel, ConfigDict
 
 from agenttuning.errors import DataError
 from agenttuning.evaluation.scoring import token_mean
+from agenttuning.rendering.pieces import Rendered
 from agenttuning.trajectory import Turn
 
+BATCH_TOKENS = 1024
+"""Tokens of one forward pass, padding included; a longer dialogue goes alone."""
 FLOAT32_BYTES = 4 << 30
 """On a CPU, weights up to this size are held in float32; larger ones in bfloat16."""
 GPU_HEADROOM = 1.25
@@ -73,23 +77,55 @@ def dialogue_loss(
     logging.disable_progress_bar()
     model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype)).to(device)
     model.eval()
-    found: list[DialogueLoss] = []
+    rendered = [renderer.render(list(turns)) for _, _, turns in dialogues]
+    for (identity, _, _), one in zip(dialogues, rendered, strict=True):
+        if not one.mask.any():
+            raise DataError(f"dialogue {identity}: no assistant token to measure; give it an assistant message")
+    losses: dict[int, float] = {}
     with torch.inference_mode():
-        for identity, category, turns in dialogues:
-            rendered = renderer.render(list(turns))
-            ids = torch.from_numpy(rendered.ids).long().to(device)
-            targets = torch.from_numpy(rendered.mask).nonzero().flatten().to(device)
-            if len(targets) == 0:
-                raise DataError(f"dialogue {identity}: no assistant token to measure; give it an assistant message")
-            hidden = model(input_ids=ids[None], use_cache=False, logits_to_keep=targets - 1).logits[0]
-            loss = torch.nn.functional.cross_entropy(hidden.float(), ids[targets])
-            found.append(DialogueLoss(id=identity, category=category, loss=loss.item(), tokens=len(targets)))
+        for batch in batches([len(one.ids) for one in rendered], BATCH_TOKENS):
+            losses |= dict(zip(batch, _batch_losses(model, [rendered[i] for i in batch], device), strict=True))
             if on_progress is not None:
-                on_progress(len(found))
-    losses, tokens = [d.loss for d in found], [d.tokens for d in found]
-    return LossResult(
-        mean=token_mean(losses, tokens), tokens=sum(tokens), device=device, dtype=dtype, dialogues=tuple(found)
+                on_progress(len(losses))
+    found = tuple(
+        DialogueLoss(id=identity, category=category, loss=losses[i], tokens=int(rendered[i].mask.sum()))
+        for i, (identity, category, _) in enumerate(dialogues)
     )
+    tokens = [d.tokens for d in found]
+    mean = token_mean([d.loss for d in found], tokens)
+    return LossResult(mean=mean, tokens=sum(tokens), device=device, dtype=dtype, dialogues=found)
+
+
+def batches(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Return the indices in groups of like length whose padded size is at most `most`; a longer one stands alone."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if groups and lengths[index] * (len(groups[-1]) + 1) <= most:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def _batch_losses(model: Any, batch: list[Rendered], device: str) -> list[float]:
+    """Return the mean loss of each dialogue; logits are made only where some dialogue has a target."""
+    import torch
+
+    longest = max(len(one.ids) for one in batch)
+    ids = torch.zeros(len(batch), longest, dtype=torch.long)
+    mask = torch.zeros(len(batch), longest, dtype=torch.bool)
+    for row, one in enumerate(batch):
+        ids[row, : len(one.ids)] = torch.from_numpy(one.ids)
+        mask[row, : len(one.mask)] = torch.from_numpy(one.mask)
+    ids, mask = ids.to(device), mask.to(device)
+    targets = mask.any(dim=0).nonzero().flatten()
+    logits = model(input_ids=ids, use_cache=False, logits_to_keep=targets - 1).logits
+    means = []
+    for row in range(len(batch)):
+        own = mask[row, targets]
+        loss = torch.nn.functional.cross_entropy(logits[row, own].float(), ids[row, targets[own]])
+        means.append(loss.item())
+    return means
 
 
 def placement(model_dir: Path) -> tuple[str, str]:

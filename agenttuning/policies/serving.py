@@ -61,10 +61,12 @@ def served(model_path: Path, serving: Serving, name: str) -> Iterator[Endpoint]:
         InfrastructureError: the deployment is up but does not answer.
     """
     _check(model_path)
+    logging.getLogger("vllm").setLevel(logging.ERROR)
     from ray import serve
     from ray.serve.llm import build_openai_app
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    # Importing Serve sets its logger's level, so this one waits for it.
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     route = re.sub(r"[^A-Za-z0-9_-]+", "-", name)
     base, started = _start_serve()
     try:
@@ -146,8 +148,8 @@ def _environment(serving: Serving) -> dict[str, str]:
     openmp = intel_openmp()
     if openmp and (os.cpu_count() or 1) <= SMALL_MACHINE:
         environment["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
-    if preload := [path for path in (openmp, allocator(), os.environ.get("LD_PRELOAD")) if path]:
-        environment["LD_PRELOAD"] = ":".join(preload)
+    if preload := [path for path in (openmp, allocator()) if path]:
+        environment["LD_PRELOAD"] = ":".join([*preload, *filter(None, [os.environ.get("LD_PRELOAD")])])
     return environment
 
 

@@ -93,7 +93,7 @@ def load_causal(model_dir: Path, training: Training, numerics: Numerics, trust_r
             attn_implementation=numerics.attention,
             trust_remote_code=trust_remote_code,
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise ConfigurationError(f"model {model_dir}: cannot be loaded for training ({error})") from error
     if training.activation_checkpointing:
         # ZeRO-3 needs the reentrant kind: it gathers weights again in the backward pass.

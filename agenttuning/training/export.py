@@ -20,7 +20,7 @@ from agenttuning.storage import Store
 from agenttuning.training.card import model_card
 from agenttuning.training.checkpoint import COMPLETE, latest_checkpoint
 from agenttuning.training.summary import read_summary
-from agenttuning.training.weights import WEIGHTS, exported_dtype, write_checkpoint_weights
+from agenttuning.training.weights import WEIGHTS, exported_dtype, upload_files, write_checkpoint_weights
 
 COPIED = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "LICENSE*", "NOTICE*")
 """What the tuned model takes over from the base model's directory."""
@@ -105,7 +105,7 @@ def _staged(model: Store) -> Iterator[Path]:
             directory.mkdir()
             yield directory
             if root is None:
-                model.upload(directory, "")
+                upload_files(directory, model)
             else:
                 shutil.rmtree(root, ignore_errors=True)
                 directory.rename(root)

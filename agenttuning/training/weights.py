@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as pafs
 import torch
 
 from agenttuning.errors import DataError, StorageError
@@ -99,6 +100,12 @@ def write_checkpoint_weights(training: Store, name: str, dtype: torch.dtype, sto
         write_weights(shapes, ((n, _whole(t)) for n, t in found.items()), dtype, store)
 
 
+def upload_files(directory: Path, store: Store) -> None:
+    """Copy the files of a local directory into a remote store, streaming."""
+    filesystem, base = pafs.FileSystem.from_uri(store.uri)
+    pafs.copy_files(str(directory), base, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=filesystem)
+
+
 def _checkpoint_weights(directory: Path) -> dict[str, Any]:
     """Return master weights by name, read from disk only when they are used."""
     if (directory / STATE).is_file():
@@ -156,7 +163,7 @@ def _write_shard(store: Store, name: str, tensors: dict[str, torch.Tensor]) -> N
         with tempfile.TemporaryDirectory(prefix=".tmp-", dir=root) as scratch:
             save_file(tensors, Path(scratch) / name, metadata={"format": "pt"})
             if root is None:
-                store.upload(Path(scratch), "")
+                upload_files(Path(scratch), store)
                 return
             (Path(scratch) / name).chmod(0o644)
             with (Path(scratch) / name).open("rb") as file:

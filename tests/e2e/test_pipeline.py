@@ -40,35 +40,6 @@ def check_run(store: Store) -> dict[str, Any]:
     return summary
 
 
-def test_one_command_then_nothing_left_to_do(small_recipe: Any, tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    recipe = str(small_recipe(str(tmp_path / "runs")))
-    first = agenttuning("run", "--recipe", recipe)
-    assert first.returncode == 0, first.stdout + first.stderr
-    store = Store(str(tmp_path / "runs/small"))
-    check_run(store)
-    assert str(tmp_path / "runs/small/report.html") in first.stdout
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "runs/small/model").num_parameters() > 0
-    assert AutoTokenizer.from_pretrained(tmp_path / "runs/small/model").chat_template
-
-    again = agenttuning("run", recipe)
-    assert again.returncode == 0, again.stderr
-    for stage in ("generate", "curate", "mix", "evaluate base", "train", "export", "evaluate tuned"):
-        assert f"{stage}: all is done" in again.stdout
-
-    refused = agenttuning("train", recipe, "training.learning_rate=1e-3")
-    assert refused.returncode == 2
-    assert "training.learning_rate: 0.0001 then, 0.001 now" in refused.stderr
-
-    listed = agenttuning("show", recipe)
-    episode = listed.stdout.split()[0]
-    assert "reward" in listed.stdout
-    assert "--- assistant trained" in agenttuning("show", recipe, "--id", episode).stdout
-    item = agenttuning("show", recipe, "--what", "agent").stdout.split()[0]
-    assert "\x1b[32m" in agenttuning("show", recipe, "--what", "agent", "--id", item, FORCE_COLOR="1").stdout
-
-
 def test_interrupted_generation_continues(small_recipe: Any, tmp_path: Path) -> None:
     recipe = str(
         small_recipe(str(tmp_path / "runs"), rollout={"actors": [1, 1], "actor_cpus": 0.25, "commit_seconds": 0.1})
@@ -113,11 +84,38 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.stop()
 
 
-def test_the_whole_pipeline_on_an_object_store(small_recipe: Any, s3: str, tmp_path: Path) -> None:
+def test_the_whole_pipeline_on_an_object_store_then_nothing_left_to_do(
+    small_recipe: Any, s3: str, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     recipe = str(small_recipe(s3))
-    ran = agenttuning("run", recipe, AGENTTUNING_CACHE=str(tmp_path / "cache"))
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    check_run(Store(s3).child("small"))
+    cache = {"AGENTTUNING_CACHE": str(tmp_path / "cache")}
+    store = Store(s3).child("small")
+    first = agenttuning("run", "--recipe", recipe, **cache)
+    assert first.returncode == 0, first.stdout + first.stderr
+    check_run(store)
+    assert "report.html" in first.stdout
+    store.download("model", tmp_path / "model")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").num_parameters() > 0
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").chat_template
+
+    again = agenttuning("run", recipe, **cache)
+    assert again.returncode == 0, again.stderr
+    for stage in ("generate", "curate", "mix", "evaluate base", "train", "export", "evaluate tuned"):
+        assert f"{stage}: all is done" in again.stdout
+
+    refused = agenttuning("train", recipe, "training.learning_rate=1e-3", **cache)
+    assert refused.returncode == 2
+    assert "training.learning_rate: 0.0001 then, 0.001 now" in refused.stderr
+
+    listed = agenttuning("show", recipe, **cache)
+    assert "reward" in listed.stdout
+    episode = listed.stdout.split()[0]
+    assert "--- assistant trained" in agenttuning("show", recipe, "--id", episode, **cache).stdout
+    item = agenttuning("show", recipe, "--what", "agent", **cache).stdout.split()[0]
+    shown = agenttuning("show", recipe, "--what", "agent", "--id", item, FORCE_COLOR="1", **cache).stdout
+    assert "\x1b[1;32m" in shown
 
 
 def test_ray_job_submit(small_recipe: Any, tmp_path: Path) -> None:

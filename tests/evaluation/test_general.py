@@ -3,12 +3,14 @@ import json
 
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agenttuning.errors import DataError
-from agenttuning.evaluation import general, material
+from agenttuning.evaluation import general, material, probe_loss
 from agenttuning.evaluation.checks import CHECKS, passes
 from agenttuning.evaluation.material import Dialogue, Instruction, bundled_dialogues, bundled_instructions, spread
-from agenttuning.evaluation.probe_loss import dialogue_loss
+from agenttuning.evaluation.probe_loss import batches, dialogue_loss
 from agenttuning.policies.base import Reply
 from agenttuning.recipe import validate_recipe
 from agenttuning.storage import Store
@@ -24,9 +26,9 @@ class _Echo:
     """Answers each prompt by itself, even ones in capitals."""
 
     name = "echo"
-    settings: dict = {}  # noqa: RUF012
 
     def __init__(self):
+        self.settings = {}
         self.at_once = self.most = 0
         self.closed = False
 
@@ -136,6 +138,21 @@ def test_loss_equals_one_computed_from_the_templates_own_text(tiny_model):
     assert result.mean == pytest.approx(total / count, rel=1e-5)
     assert result.tokens == count
     assert (result.device, result.dtype) == ("cpu", "float32") or result.device == "cuda"
+
+
+@given(st.lists(st.integers(1, 300), max_size=40), st.integers(50, 400))
+def test_batches_hold_every_dialogue_once_within_their_size(lengths, most):
+    groups = batches(lengths, most)
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    for group in groups:
+        assert len(group) == 1 or max(lengths[i] for i in group) * len(group) <= most
+
+
+def test_loss_does_not_depend_on_the_company(tiny_model, monkeypatch):
+    together = dialogue_loss(tiny_model, DIALOGUES)
+    monkeypatch.setattr(probe_loss, "BATCH_TOKENS", 1)
+    alone = dialogue_loss(tiny_model, DIALOGUES)
+    assert [d.loss for d in together.dialogues] == pytest.approx([d.loss for d in alone.dialogues], rel=1e-5)
 
 
 def test_a_dialogue_without_an_answer_is_an_error(tiny_model):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agenttuning import machine
 from agenttuning.errors import ConfigurationError
 from agenttuning.policies import serving as module
 from agenttuning.policies.endpoint import EndpointPolicy, check_endpoint, list_models
@@ -32,9 +33,9 @@ def test_a_directory_without_a_model_is_refused(monkeypatch, tmp_path):
 
 def test_a_small_machine_gives_all_cores_only_with_openmp_that_sleeps(monkeypatch, tmp_path):
     (tmp_path / "lib").mkdir()
-    monkeypatch.setattr(module.sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(machine.sys, "prefix", str(tmp_path))
     monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(module, "_TCMALLOC", ())
+    monkeypatch.setattr(machine, "ALLOCATORS", ())
     monkeypatch.setenv("LD_PRELOAD", "/lib/mine.so")
     plain = module._environment(Serving(kv_cache_gib=3))
     assert plain["VLLM_CPU_KVCACHE_SPACE"] == "3"

@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import importlib
 import json
 import os
 import signal
@@ -108,13 +109,9 @@ def _nursery() -> "subprocess.Popen[str]":
 
 def serve() -> None:
     """Fork workers for every line of standard input, and answer with their exit codes."""
-    import deepspeed  # noqa: F401
-    from transformers.integrations import HfDeepSpeedConfig  # noqa: F401
-    from transformers.models.llama import modeling_llama  # noqa: F401
-
-    import agenttuning.training.loop  # noqa: F401
-    import agenttuning.training.zero  # noqa: F401
-
+    for module in ("transformers.integrations", "transformers.models.llama.modeling_llama",
+                   "deepspeed.runtime.zero.muon.muon_optimizer", "agenttuning.training.loop"):  # fmt: skip
+        importlib.import_module(module)
     for line in sys.stdin:
         spec = json.loads(line)
         workers = [_fork(spec, rank) for rank in range(spec["world_size"])]
