@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import psutil
 
 from agenttuning.errors import AgentTuningError
-from agenttuning.machine import allocator
+from agenttuning.machine import allocator, cache_directory
 from agenttuning.progress import say
 from agenttuning.recipe import Recipe
-from agenttuning.session import cache_directory, run_store
+from agenttuning.session import run_store
 
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "datasets", "wandb", "alfworld", "textworld")
 

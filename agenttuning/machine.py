@@ -1,5 +1,6 @@
-"""What this machine offers the processes that compute: the shared libraries worth preloading."""
+"""What this machine offers: where models are kept, and the shared libraries worth preloading."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -21,3 +22,8 @@ def intel_openmp() -> str | None:
     """Return the path of Intel's OpenMP runtime in this environment, which vLLM's CPU kernels run best on, or None."""
     path = Path(sys.prefix) / "lib" / "libiomp5.so"
     return str(path) if path.exists() else None
+
+
+def cache_directory() -> Path:
+    """Return where models and downloads are kept on this machine: `$AGENTTUNING_CACHE` or `~/.cache/agenttuning`."""
+    return Path(os.environ.get("AGENTTUNING_CACHE", "~/.cache/agenttuning")).expanduser()

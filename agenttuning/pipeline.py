@@ -10,9 +10,10 @@ from typing import Any
 
 from agenttuning import stages
 from agenttuning.errors import ConfigurationError
+from agenttuning.machine import cache_directory
 from agenttuning.progress import say
 from agenttuning.recipe import Recipe, dump_recipe
-from agenttuning.session import Session, cache_directory, run_store
+from agenttuning.session import Session, run_store
 from agenttuning.storage import Store
 
 STAGES = ("generate", "curate", "mix", "evaluate base", "train", "export", "evaluate tuned", "report")

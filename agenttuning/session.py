@@ -17,17 +17,13 @@ from typing import Any, Self
 import psutil
 
 from agenttuning.errors import ConfigurationError
+from agenttuning.machine import cache_directory
 from agenttuning.progress import duration, say
 from agenttuning.recipe import Recipe, dump_recipe
 from agenttuning.storage import Store
 
 MEMORY_SECONDS = 3.0
 """Time between two looks at the memory of this process and its children."""
-
-
-def cache_directory() -> Path:
-    """Return where models and downloads are kept on this machine: `$AGENTTUNING_CACHE` or `~/.cache/agenttuning`."""
-    return Path(os.environ.get("AGENTTUNING_CACHE", "~/.cache/agenttuning")).expanduser()
 
 
 def run_store(recipe: Recipe) -> Store:

@@ -6,9 +6,10 @@ Reads what is stored, also while a stage is still running.
 from collections.abc import Iterator
 
 from agenttuning.errors import ConfigurationError, DataError
+from agenttuning.machine import cache_directory
 from agenttuning.progress import say
 from agenttuning.recipe import Recipe
-from agenttuning.session import cache_directory, run_store
+from agenttuning.session import run_store
 from agenttuning.storage import Store
 from agenttuning.storage.segments import read_trajectories, table_trajectories
 from agenttuning.trajectory import Trajectory

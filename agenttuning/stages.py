@@ -49,7 +49,9 @@ def build_tasks(session: Session) -> list[Task]:
                     tasks.append(task)
                     bar.update(len(tasks), name)
     if not tasks:
-        raise ConfigurationError("environments: no train tasks at all; set environments.<name>.train_tasks above 0")
+        raise ConfigurationError(
+            "environments: no train task was built; the environments' sources have none for the split `train`"
+        )
     store.write_table("train.parquet", tasks_table(tasks))
     finish_stage(store, "tasks", key, {"tasks": len(tasks)})
     return tasks
@@ -67,6 +69,9 @@ def generate(session: Session, servers: Servers) -> dict[str, Any]:
     from agenttuning.rollout.job import play_tasks
 
     recipe, store = session.recipe, session.store.child("trajectories")
+    if not any(spec.train_tasks for spec in recipe.environments.values()):
+        say("generate: the recipe asks for no train tasks (environments.<name>.train_tasks); nothing to play")
+        return {}
     tasks = build_tasks(session)
     key = {"tasks": content_hash([t.id for t in tasks]), "policy": _policy_key(recipe.policy), "rules": _rules(recipe)}
     state = begin_stage(store, "generate", key)
@@ -92,6 +97,9 @@ def curate(session: Session) -> dict[str, Any]:
 
     recipe, store = session.recipe, session.store.child("curated")
     source = session.store.child("trajectories")
+    if not any(spec.train_tasks for spec in recipe.environments.values()):
+        say("curate: the recipe plays no train tasks; nothing to curate")
+        return {}
     key = {
         "trajectories": _done_key(source, "generate"),
         "rules": recipe.curation.model_dump(mode="json"),
@@ -304,7 +312,9 @@ def report(session: Session) -> dict[str, Any]:
 def _tracker(session: Session, stage: str) -> "Tracker":
     from agenttuning.tracking import Tracker
 
-    return Tracker(session.recipe, stage, session.scratch("tracking"))
+    remote = session.store.local_path() is None
+    copy = session.store.child("tracking").write if remote else None
+    return Tracker(session.recipe, stage, session.scratch("tracking"), copy=copy)
 
 
 def _policy_key(policy: PolicySpec) -> dict[str, Any]:

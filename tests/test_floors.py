@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "agenttuning"
 FLOORS = [
     {"trajectory", "errors", "recipe"},
-    {"storage", "tracking", "progress"},
+    {"storage", "tracking", "progress", "machine"},
     {"environments", "policies", "conversations", "rendering", "models"},
     {"rollout", "curation", "training"},
     {"evaluation", "report"},

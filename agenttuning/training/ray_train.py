@@ -94,6 +94,10 @@ def run_training(
             f"{output.uri}: the workers finished, but this machine does not see what they wrote; set run.root to a "
             "directory that all nodes share, or to an object store"
         )
+    # A plan's first steps are the same however many follow: this is what was really drawn.
+    done = recipe.training.model_copy(update={"steps": summary.steps})
+    drawn, _ = _plan(recipe.model_copy(update={"training": done}), items, recipe.training.workers)
+    output.write_json("plan.json", drawn.summary())
     return summary
 
 
@@ -150,8 +154,8 @@ def _work(recipe_json: dict[str, Any], model_dir: str, items: Store, output: Sto
     try:
         path = Path(model_dir)
         if not path.is_dir():
+            from agenttuning.machine import cache_directory
             from agenttuning.models import resolve_model
-            from agenttuning.session import cache_directory
 
             path = resolve_model(recipe.model, cache_directory() / "models")
         plan, encoded = _plan(recipe, items, context.get_world_size())

@@ -20,7 +20,7 @@ def test_the_bundled_model_answers_and_ends_its_turn(tmp_path_factory: pytest.Te
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from agenttuning.session import cache_directory
+    from agenttuning.machine import cache_directory
 
     cache = cache_directory() / "models"
     path = resolve_model(Model(), cache)

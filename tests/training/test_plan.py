@@ -129,3 +129,13 @@ def test_wrong_world_sizes_and_steps_are_refused() -> None:
         plan_of(world_size=0)
     with pytest.raises(IndexError, match="steps 0 to 11"):
         plan_of().step(12)
+
+
+def test_a_plans_first_steps_do_not_depend_on_how_many_follow():
+    draws = np.random.default_rng(0)
+    items = {
+        name: ItemCounts.of(draws.integers(50, 500, n), draws.integers(10, 50, n)) for name, n in (("a", 29), ("g", 50))
+    }
+    weights = {"a": 0.2, "g": 0.8}
+    long, short = (make_plan(items, weights, Training(steps=n, items_per_step=10), seed=7) for n in (40, 15))
+    assert [long.step(k) for k in range(15)] == [short.step(k) for k in range(15)]
