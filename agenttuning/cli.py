@@ -22,6 +22,9 @@ EPILOG = (
     "where it stopped, or says that all is done."
 )
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C; typer turns the interrupt into it."""
+
 app = typer.Typer(
     help="Turn a chat model into an agent: trajectories, mixture, fine-tuning, evaluation, on Ray.",
     no_args_is_help=False,
@@ -162,11 +165,12 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"agenttuning: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("\nagenttuning: interrupted. What was finished is stored; run the same command again.", file=sys.stderr)
-        sys.exit(130)
+        status = INTERRUPTED
     except TyperException as error:
         print(f"agenttuning: {error}; `agenttuning --help` lists the verbs and their options", file=sys.stderr)
         sys.exit(2)
+    if status == INTERRUPTED:
+        print("\nagenttuning: interrupted. What was finished is stored; run the same command again.", file=sys.stderr)
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -104,8 +104,6 @@ class Session:
             if address:
                 ray.init(address=address, **quiet)
                 return
-            # Ray's core reports matters of its own on this terminal (an actor whose restart might fail, say).
-            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
             ray.init(
                 address="local",
                 num_cpus=self.recipe.cluster.cpus,

@@ -44,19 +44,30 @@ def choose_numerics(training: Training, local_rank: int = 0) -> Numerics:
     Raises:
         ConfigurationError: the recipe asks for a GPU or a kernel that is not here.
     """
-    import torch
-
-    if training.use_gpu and not torch.cuda.is_available():
-        raise ConfigurationError(
-            "training.use_gpu is set, but this worker sees no GPU; check its driver and CUDA_VISIBLE_DEVICES, or "
-            "unset training.use_gpu"
-        )
-    device = f"cuda:{local_rank % torch.cuda.device_count()}" if training.use_gpu else "cpu"
+    device = local_device(training.use_gpu, local_rank)
     dtype, why_dtype = _dtype(training)
     attention, why_attention = _attention(training)
     return Numerics(
         device, dtype, attention, (f"dtype {dtype}: {why_dtype}", f"attention {attention}: {why_attention}")
     )
+
+
+def local_device(use_gpu: bool, local_rank: int) -> str:
+    """Return the device of a worker, whether it sees its own GPU alone or all of its node.
+
+    Raises:
+        ConfigurationError: it sees none.
+    """
+    import torch
+
+    if not use_gpu:
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise ConfigurationError(
+            "training.use_gpu is set, but this worker sees no GPU; check its driver and CUDA_VISIBLE_DEVICES, or "
+            "unset training.use_gpu"
+        )
+    return f"cuda:{local_rank % torch.cuda.device_count()}"
 
 
 def _dtype(training: Training) -> tuple[str, str]:

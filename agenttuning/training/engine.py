@@ -35,11 +35,8 @@ class Engine(Protocol):
 
         Returns:
             The global gradient norm before clipping, and whether the update was made: it is not when the norm is not
-            finite.
+            finite, which it never is after a loss that is not.
         """
-
-    def skip(self) -> None:
-        """Clear the gradients without an update."""
 
     def save(self, directory: Path) -> None:
         """Write this rank's share of weights and optimizer into a directory."""

@@ -130,16 +130,19 @@ class _HeadLoss(torch.autograd.Function):
             if grad_bias is not None:
                 grad_bias += logits.sum(0, dtype=wide)
         assert grad_weight is not None
-        ctx.save_for_backward(
-            grad_states, grad_weight.to(weight.dtype), None if bias is None or grad_bias is None else grad_bias.to(bias)
-        )
+        total = losses.sum()
+        # 1, or not a number where the loss is not finite: then no gradient is, and the step is skipped for its norm.
+        ok = total * 0 + 1
+        narrow_bias = None if bias is None or grad_bias is None else grad_bias.to(bias)
+        ctx.save_for_backward(grad_states, grad_weight.to(weight.dtype), narrow_bias, ok)
         ctx.mark_non_differentiable(losses)
-        return losses.sum() * scale, losses
+        return total * scale, losses
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        found = [g if g is None else g * gradients[0].to(g.dtype) for g in ctx.saved_tensors]
-        return (*found, None, None, None)
+        *found, ok = ctx.saved_tensors
+        factor = gradients[0] * ok
+        return (*(g if g is None else g * factor.to(g.dtype) for g in found), None, None, None)
 
 
 def _losses_then_gradients(logits: torch.Tensor, targets: torch.Tensor, scale: float, head: LossHead) -> torch.Tensor:

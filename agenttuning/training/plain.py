@@ -3,6 +3,7 @@
 It is what `training.zero_stage: 0` runs, and the reference that the ZeRO engine is tested against.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ class PlainEngine:
         """Clip, update, clear."""
         gradients = [m.grad for m in self._master.values() if m.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients, foreach=True))
-        if not torch.isfinite(torch.tensor(norm)):
-            self.skip()
+        if not math.isfinite(norm):
+            self._optimizer.zero_grad(set_to_none=True)
             return norm, False
         excess = (norm + 1e-6) / self._max_norm
         if excess > 1:
@@ -63,13 +64,9 @@ class PlainEngine:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
-        self.skip()
+        self._optimizer.zero_grad(set_to_none=True)
         self._lower()
         return norm, True
-
-    def skip(self) -> None:
-        """Clear the gradients."""
-        self._optimizer.zero_grad(set_to_none=True)
 
     def save(self, directory: Path) -> None:
         """Write master weights and optimizer state."""

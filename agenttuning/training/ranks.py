@@ -10,6 +10,8 @@ from typing import TypeVar, cast
 import torch
 import torch.distributed as dist
 
+from agenttuning.training.device import local_device
+
 T = TypeVar("T")
 
 
@@ -52,7 +54,15 @@ class Ranks:
 
 
 def join_ranks(zero_stage: int, use_gpu: bool) -> Ranks:
-    """Join the process group this process was started in (Ray Train, torchrun), or make one of itself for ZeRO."""
+    """Join the process group this process was started in (Ray Train, torchrun), or make one of itself for ZeRO.
+
+    Raises:
+        ConfigurationError: the recipe asks for a GPU that is not here.
+    """
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    device = local_device(use_gpu, local)
+    if use_gpu:
+        torch.cuda.set_device(device)
     if dist.is_initialized():
         pass
     elif "RANK" in os.environ and "MASTER_ADDR" in os.environ:
@@ -63,6 +73,5 @@ def join_ranks(zero_stage: int, use_gpu: bool) -> Ranks:
         # DeepSpeed asks the environment for these.
         os.environ.setdefault("LOCAL_RANK", "0")
     else:
-        return Ranks()
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    return Ranks(dist.get_rank(), local, dist.get_world_size(), f"cuda:{local}" if use_gpu else "cpu")
+        return Ranks(device=device)
+    return Ranks(dist.get_rank(), local, dist.get_world_size(), device)

@@ -4,7 +4,6 @@ The loss is exact by construction: each row's summed loss is divided by the supe
 multiplied by the number of ranks, by which the gradient reduction divides.
 """
 
-import math
 import resource
 import time
 from collections import Counter
@@ -57,11 +56,7 @@ def run_step(
     *sums, wishes = ranks.sums([*losses, *counts, float(stop_wish)])
     by_source, supervised = sums[: len(names)], sums[len(names) :]
     loss = sum(by_source) / step.supervised
-    if math.isfinite(loss):
-        norm, updated = engine.step(learning_rate)
-    else:
-        engine.skip()
-        norm, updated = math.nan, False
+    norm, updated = engine.step(learning_rate)
     seconds = time.monotonic() - started
     rows = [row for rank in step.ranks for row in rank if row]
     _advance(progress, step, rows, seconds, updated)
@@ -80,7 +75,7 @@ def run_step(
         "elapsed_seconds": progress.seconds,
         "peak_memory_bytes": peak_memory(ranks.device),
         "bad_steps": progress.bad_steps,
-        "total_steps": progress.total_steps,
+        "total_steps": progress.total_steps or training.steps,
     }
     drawn = sum(progress.items.values())
     for name, total, count in zip(names, by_source, supervised, strict=True):

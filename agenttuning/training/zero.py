@@ -135,10 +135,6 @@ class ZeroEngine:
         self._engine.step()
         return float(self._engine.get_global_grad_norm()), self._engine.skipped_steps == skipped
 
-    def skip(self) -> None:
-        """Clear the gradients."""
-        self._engine.optimizer.zero_grad()
-
     def save(self, directory: Path) -> None:
         """Write this rank's files of a DeepSpeed checkpoint."""
         self._engine.save_checkpoint(str(directory), tag=TAG, save_latest=False)

@@ -143,7 +143,7 @@ def test_an_empty_row_adds_nothing(causal: Any) -> None:
     batch = make_batch((), items)
     total, _ = model(**batch.inputs("cpu"), scale=0.0, attention=attention_arguments([2], "segments", "cpu"))
     total.backward()
-    assert float(total) == 0
+    assert total.item() == 0
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter.grad, without["grads"][name])
 
