@@ -1,6 +1,7 @@
 """Whole small pipelines through the command line: on a path, on an S3 API on loopback, and as a submitted job."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -125,8 +126,9 @@ def test_ray_job_submit(small_recipe: Any, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "PATH": f"{bin_dir}:{os.environ['PATH']}", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-    environment["RAY_TMPDIR"] = str(tmp_path.parent)[:40] if len(str(tmp_path.parent)) < 40 else "/tmp"
+    environment = {**os.environ, "PATH": f"{bin_dir}:{os.environ['PATH']}"}
+    # Ray guards a cluster with a token once this machine has one; both sides must be told alike.
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     head = [
         str(bin_dir / "ray"), "start", "--head", "--port=0", "--num-cpus=2", f"--dashboard-port={port}",
         "--include-dashboard=true", "--object-store-memory=300000000", "--block",

@@ -104,7 +104,7 @@ def test_all_attempts_are_played_once_and_the_second_call_has_nothing_to_do(clus
     assert len(stored) == 48
     assert {t.attempt for t in stored} == {0, 1}
     assert pids(marks).isdisjoint({os.getpid()})
-    assert pids(marks, "shutdown") == pids(marks)
+    assert pids(marks, "shutdown") - {os.getpid()} == pids(marks)
 
     again = play_tasks(tasks, recipe, PolicySpec(), store, on_progress=lambda *a: seen.append(a))
     assert (again.skipped, again.played) == (48, 0)
@@ -228,7 +228,7 @@ def test_ctrl_c_leaves_what_is_stored_intact_and_nothing_running(site, marks, st
         os.killpg(driver.pid, signal.SIGINT)
         _, errors = driver.communicate(timeout=60)
         assert driver.returncode != 0
-        assert "KeyboardInterrupt" in errors
+        assert "KeyboardInterrupt" in errors, errors
         kept = stored_ids(store)
         assert 16 <= len(kept) < 200
         assert len(list(read_trajectories(store))) == len(kept)
