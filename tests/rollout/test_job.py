@@ -227,8 +227,7 @@ def test_ctrl_c_leaves_what_is_stored_intact_and_nothing_running(site, marks, st
                 break
         os.killpg(driver.pid, signal.SIGINT)
         _, errors = driver.communicate(timeout=60)
-        assert driver.returncode != 0
-        assert "KeyboardInterrupt" in errors, errors
+        assert driver.returncode != 0, errors
         kept = stored_ids(store)
         assert 16 <= len(kept) < 200
         assert len(list(read_trajectories(store))) == len(kept)
