@@ -38,7 +38,7 @@ stamp=".venv/.setup-$(cat pyproject.toml cluster/constraints.txt cluster/setup.s
 if [ -e "$stamp" ]; then say "everything is installed"; exit 0; fi
 say "Python packages into .venv (about four minutes, 6 GB the first time)"
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-pip() { .venv/bin/python -m pip "$@" --quiet --disable-pip-version-check; }
+pip() { .venv/bin/python -m pip "$@" -qq --disable-pip-version-check; }
 constraints=(-c cluster/constraints.txt)
 # torch first and alone: a resolver that sees the other requirements first may pick another build of it.
 pip install "${constraints[@]}" torch==2.13.0
