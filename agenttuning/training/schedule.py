@@ -1,8 +1,8 @@
 """Learning rates, and how many steps fit a time limit. Pure functions of the step.
 
 The rate rises linearly over the warm-up and falls along a cosine to its floor at the last step. Where the recipe
-limits the time, the first steps are timed inside the warm-up, whose rates do not depend on the number of steps; that
-number is then fixed before the cosine begins, and kept in every checkpoint.
+limits the time, the first steps are timed inside the warm-up; the number of steps is then fixed before the cosine
+begins, and kept in every checkpoint.
 """
 
 import math
@@ -40,8 +40,8 @@ class Schedule:
 
 
 def make_schedule(training: Training, steps: int) -> Schedule:
-    """Return the schedule of a run of `steps` steps, whose warm-up is that of the recipe's own number of steps."""
-    warmup = max(1, round(training.warmup_ratio * training.steps))
+    """Return the schedule of a run of `steps` steps; the steps that are timed always lie in its warm-up."""
+    warmup = max(1, round(training.warmup_ratio * steps))
     if training.max_seconds is not None:
         warmup = max(warmup, TIMED_STEPS)
     return Schedule(training.learning_rate, training.min_learning_rate_ratio, warmup, steps)

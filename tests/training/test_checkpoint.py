@@ -67,8 +67,9 @@ def test_a_wish_to_stop_leaves_a_checkpoint_and_the_next_run_goes_on_bit_for_bit
 
 
 def test_the_number_of_steps_decided_by_the_time_limit_is_kept(
-    model: Path, items: dict[str, Items], tmp_path: Path
+    model: Path, items: dict[str, Items], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("agenttuning.training.loop.steps_within", lambda *_: 12)
     training = small_training(steps=300, max_seconds=1.0, checkpoint_every=5)
     plan = plan_for(items, training)
     config = TrainConfig(training, model, Store(str(tmp_path)))
@@ -82,7 +83,7 @@ def test_the_number_of_steps_decided_by_the_time_limit_is_kept(
     slow = TrainConfig(training.model_copy(update={"max_seconds": 1000.0}), model, config.output)
     summary = train(slow, plan, items)
     assert summary is not None
-    assert summary.steps == totals[-1] < 300
+    assert summary.steps == totals[-1] == 12
 
 
 def test_only_the_newest_checkpoints_stay_and_torn_ones_go(

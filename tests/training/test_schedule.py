@@ -17,11 +17,15 @@ def test_rates_rise_to_the_peak_and_fall_to_the_floor(warmup: int, steps: int, f
     assert min(rates) > 0 or floor == 0
 
 
-def test_the_first_steps_have_the_same_rates_however_many_follow_when_time_is_limited() -> None:
-    training = Training(steps=100, warmup_ratio=0.02, max_seconds=60)
-    long, short = make_schedule(training, 100), make_schedule(training, 7)
-    assert [long.rate(s) for s in range(TIMED_STEPS)] == [short.rate(s) for s in range(TIMED_STEPS)]
-    assert short.rate(6) == pytest.approx(training.learning_rate * training.min_learning_rate_ratio)
+@given(st.integers(TIMED_STEPS + 1, 200), st.floats(0, 1))
+def test_under_a_time_limit_the_timed_steps_lie_in_the_warm_up_and_the_last_is_the_floor(
+    steps: int, ratio: float
+) -> None:
+    training = Training(steps=200, warmup_ratio=ratio, max_seconds=60)
+    schedule = make_schedule(training, steps)
+    assert TIMED_STEPS <= schedule.warmup <= max(steps, TIMED_STEPS)
+    if schedule.warmup < steps:
+        assert schedule.rate(steps - 1) == pytest.approx(training.learning_rate * training.min_learning_rate_ratio)
 
 
 def test_without_a_limit_the_warm_up_is_the_recipes() -> None:
