@@ -155,8 +155,12 @@ class SelfAnswers(Section):
 
     count: Positive = 400
     """How many of the bundled instructions to answer."""
-    temperature: float = Field(default=0.7, ge=0.0)
+    samples: Positive = 1
+    """Answers to each; one is enough where the mixture draws no more items than there are instructions."""
+    temperature: float = Field(default=1.0, ge=0.0)
+    """1 is the model's own distribution. Less sharpens what is learned, and general loss rises."""
     max_tokens: Positive = 160
+    """A longer answer is learned up to here, without an end."""
     concurrency: Positive = 48
 
 

@@ -197,11 +197,12 @@ def self_answered(session: Session, servers: Servers) -> list[Conversation]:
         spec = recipe.mixture.self_answers
         asked = [
             Conversation(
-                id=i.id,
+                id=i.id if number == 1 else f"{i.id}-{number}",
                 source="self",
                 turns=tuple(Turn(role="user", content=text) for text in i.turns),
                 meta={"category": i.category},
             )
+            for number in range(1, spec.samples + 1)
             for i in bundled_instructions(spec.count, recipe.run.seed)
         ]
         session.ray()

@@ -142,6 +142,10 @@ def trajectory_id(task: Task, policy: str, settings: dict[str, Any], attempt: in
     return f"{task.environment}_{content_hash([task.id, policy, settings, attempt])}"
 
 
+UNFINISHED = "unfinished"
+"""Key of `Conversation.meta`: true where the last turn is the beginning of a reply, whose end must not be trained."""
+
+
 class Conversation(Noun):
     """A list of turns to train on, whatever it came from."""
 

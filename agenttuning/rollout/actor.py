@@ -2,17 +2,22 @@
 
 An actor takes several small blocks of tasks at once on threads of Ray Data, and plays them all on one event loop of
 its own. What Ray Data carries back is the index of what happened, row by row.
+
+Ray Data kills its actors as soon as the last block is done, which leaves no time to shut environments down. So one
+block more, without a task, is answered only when every actor has freed what it held.
 """
 
 import asyncio
 import contextlib
 import logging
 import threading
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Coroutine, Generator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from agenttuning.recipe import Rollout
 from agenttuning.rollout.worker import EpisodeWorker, Report, RolloutPlan
@@ -40,8 +45,10 @@ class Board:
     def __init__(self) -> None:
         self._done: Counter[str] = Counter()
         self._reward: defaultdict[str, float] = defaultdict(float)
-        self._actors = self._joined = 0
+        self._joined = 0
+        self._present: set[str] = set()
         self._over = asyncio.Event()
+        self._empty = asyncio.Event()
 
     async def add(self, environment: str, reward: float) -> None:
         """Count one stored episode."""
@@ -52,22 +59,27 @@ class Board:
         """Return stored episodes and the sum of their rewards by environment, and how many actors ever joined."""
         return dict(self._done), dict(self._reward), self._joined
 
-    async def join(self) -> None:
-        """Enter an actor; returns when the job is over."""
-        self._actors += 1
+    async def join(self, actor: str) -> None:
+        """Enter an actor; returns when the job is over and it shall free its environments."""
         self._joined += 1
+        self._present.add(actor)
         await self._over.wait()
 
-    async def leave(self) -> None:
+    async def leave(self, actor: str) -> None:
         """Say that an actor has freed its environments."""
-        self._actors -= 1
+        self._present.discard(actor)
+
+    async def wait_empty(self) -> None:
+        """Return when the job is over and all actors have left."""
+        await self._empty.wait()
 
     async def finish(self) -> None:
-        """Declare the job over and wait a little until the actors have left."""
+        """Declare the job over, wait a little until the actors have left, and let the last block return."""
         self._over.set()
         deadline = asyncio.get_running_loop().time() + FREE_SECONDS
-        while self._actors > 0 and asyncio.get_running_loop().time() < deadline:
+        while self._present and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.02)
+        self._empty.set()
 
 
 class RolloutActor:
@@ -77,6 +89,7 @@ class RolloutActor:
         import ray
 
         self._board = board
+        self._key = uuid.uuid4().hex
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="episodes", daemon=True).start()
         restarted = ray.get_runtime_context().was_current_actor_reconstructed
@@ -86,21 +99,27 @@ class RolloutActor:
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Play a block and return its reports, one row each."""
-        tasks = [Task.model_validate_json(text) for text in block["task"]]
-        reports = self._await(self._play(tasks, [int(n) for n in block["attempt"]]))
+        tasks = [Task.model_validate_json(text) for text in block["task"] if text]
+        reports = self._await(self._play(tasks, [int(n) for n in block["attempt"]]) if tasks else self._last())
         rows = [report.row() for report in reports]
         return {key: np.array([row[key] for row in rows]) for key in rows[0]}
 
     def __del__(self) -> None:
         """Free the environments when the pool shrinks."""
         with contextlib.suppress(Exception):
-            self._await(self._worker.aclose(), timeout_s=FREE_SECONDS)
+            self._await(self._leave(), timeout_s=FREE_SECONDS)
 
     async def _leave_at_the_end(self) -> None:
-        """Free the environments when the job is over: Ray Data then kills its actors without a word."""
-        await self._board.join.remote()
+        await self._board.join.remote(self._key)
+        await self._leave()
+
+    async def _leave(self) -> None:
         await self._worker.aclose()
-        await self._board.leave.remote()
+        await self._board.leave.remote(self._key)
+
+    async def _last(self) -> list[Report]:
+        await self._board.wait_empty.remote()
+        return [Report(id="", environment="")]
 
     def _await(self, work: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
@@ -123,8 +142,8 @@ def run_job(attempts: Sequence[tuple[Task, int]], plan: RolloutPlan, board: Any)
     import ray
 
     rollout = plan.recipe.rollout
-    rows = [{"task": task.model_dump_json(), "attempt": number} for task, number in attempts]
     block = max(1, min(LONGEST_BLOCK, rollout.episodes_in_flight // 4))
+    blocks = [_block(attempts[i : i + block]) for i in range(0, len(attempts), block)]
     context = ray.data.DataContext.get_current().copy()
     context.execution_no_progress_timeout_s = -1
     context.max_consecutive_actor_init_deaths = ACTOR_START_DEATHS
@@ -132,21 +151,26 @@ def run_job(attempts: Sequence[tuple[Task, int]], plan: RolloutPlan, board: Any)
     context.print_on_execution_start = False
     _quiet()
     with ray.data.DataContext.current(context):
-        index = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // block)).map_batches(
+        index = ray.data.from_arrow([*blocks, pa.table({"task": [""], "attempt": [0]})]).map_batches(
             RolloutActor,
             batch_size=None,
             num_cpus=rollout.actor_cpus,
-            compute=_pool(ray.data.ActorPoolStrategy, rollout, len(rows), block),
+            compute=_pool(ray.data.ActorPoolStrategy, rollout, len(attempts), block),
             fn_constructor_args=(plan, board),
         )
     with contextlib.closing(iter(index.iter_batches(batch_size=None, prefetch_batches=0))) as batches:
+        left = len(attempts)
         try:
-            for batch in batches:
+            while left:
+                batch = next(batches)
+                left -= len(batch["id"])
                 for values in zip(*(column.tolist() for column in batch.values()), strict=True):
                     yield Report(**dict(zip(batch, values, strict=True)))
         finally:
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.get(board.finish.remote(), timeout=2 * FREE_SECONDS)
+        for _ in batches:
+            pass
 
 
 def make_board() -> Any:
@@ -161,6 +185,10 @@ def _quiet() -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.ERROR)
+
+
+def _block(attempts: Sequence[tuple[Task, int]]) -> pa.Table:
+    return pa.table({"task": [task.model_dump_json() for task, _ in attempts], "attempt": [n for _, n in attempts]})
 
 
 def _pool(strategy: Any, rollout: Rollout, rows: int, block: int) -> Any:

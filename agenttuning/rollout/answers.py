@@ -1,8 +1,10 @@
 """Answers of a served model to instructions: the default general source (self-distillation).
 
 Many conversations are in flight at once; a conversation of several instructions is answered turn by turn, each answer
-seen by the next. What a model must not learn from itself is dropped and counted: answers cut at the token limit,
-empty ones, refusals, and degenerate repetition.
+seen by the next. What a model must not learn from itself is dropped and counted: empty answers, refusals, and
+degenerate repetition. An answer that reached the token limit is kept as the beginning it is: its conversation ends
+there and is marked `unfinished`, so that the end of turn, which the model did not choose, is not trained. Dropping it
+would teach the model to be brief.
 """
 
 import asyncio
@@ -19,11 +21,11 @@ from agenttuning.policies.serving import Endpoint
 from agenttuning.policies.wire import CONTEXT, REFUSED
 from agenttuning.recipe import SelfAnswers
 from agenttuning.rollout.text_checks import is_degenerate, is_refusal
-from agenttuning.trajectory import Conversation, Turn, content_hash
+from agenttuning.trajectory import UNFINISHED, Conversation, Turn, content_hash
 
 T = TypeVar("T")
 
-REASONS = ("cut", "empty", "refusal", "degenerate")
+REASONS = ("empty", "refusal", "degenerate")
 """Why an answer is dropped."""
 
 OnAnswered = Callable[[int, str], None]
@@ -72,7 +74,8 @@ def self_answers(
 ) -> Iterator[Conversation]:
     """Yield the model's own answers to instructions, in the order in which they are finished.
 
-    A conversation is kept up to its last good answer and dropped where it has none. A broken answer counts once.
+    A conversation is kept up to its last good answer and dropped where it has none. A broken answer counts once. One
+    that ends in an answer at the token limit has `meta["unfinished"]` (see `encode`).
 
     Args:
         endpoint: the served model.
@@ -153,6 +156,7 @@ async def _answer_turns(
 ) -> Conversation | None:
     turns: list[Turn] = []
     good = 0
+    unfinished = False
     for index, turn in enumerate(prompt.turns):
         turns.append(turn.model_copy(update={"loss": False}) if turn.role == "assistant" else turn)
         following = prompt.turns[index + 1 : index + 2]
@@ -164,17 +168,18 @@ async def _answer_turns(
             break
         turns.append(Turn(role="assistant", content=reply.content.strip(), loss=True))
         good = len(turns)
+        unfinished = reply.finish_reason in ("length", CONTEXT)
+        if unfinished:
+            break
     if not good:
         return None
-    meta = {**prompt.meta, "answered_by": policy.name}
+    meta = {**prompt.meta, "answered_by": policy.name, **({UNFINISHED: True} if unfinished else {})}
     return Conversation(id=prompt.id, source="self", turns=tuple(turns[:good]), meta=meta)
 
 
 def broken(reply: Reply) -> str | None:
     """Return why an answer must not be learned from (one of `REASONS`), or None."""
     text = reply.content.strip()
-    if reply.finish_reason in ("length", CONTEXT):
-        return "cut"
     if not text:
         return "empty"
     if reply.finish_reason == REFUSED or is_refusal(text):

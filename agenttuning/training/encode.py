@@ -2,7 +2,7 @@
 
 Columns: id and source (string), ids (list<int32>), mask (list<bool>), tokens and supervised (int32). An item that is
 too long is dropped, or cut after the last assistant turn that still fits, keeping the opening turns; nothing is ever
-cut inside a turn.
+cut inside a turn. A conversation whose last reply is unfinished ends with that reply's last token: no end is trained.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from agenttuning.errors import DataError
 from agenttuning.rendering.pieces import Rendered
 from agenttuning.rendering.renderer import Renderer
-from agenttuning.trajectory import Conversation
+from agenttuning.trajectory import UNFINISHED, Conversation
 
 SCHEMA = pa.schema(
     [
@@ -157,9 +157,14 @@ def _fit(
 
 def _render(conversation: Conversation, renderer: Renderer, turns: int) -> Rendered:
     try:
-        return renderer.render(conversation.turns[:turns], conversation.tools)
+        rendered = renderer.render(conversation.turns[:turns], conversation.tools)
     except DataError as error:
         raise DataError(f"conversation {conversation.id} of {conversation.source}: {error}") from error
+    if not conversation.meta.get(UNFINISHED) or turns < len(conversation.turns) or not conversation.turns[-1].loss:
+        return rendered
+    # The last trained token is the reply's end token.
+    end = int(np.flatnonzero(rendered.mask)[-1])
+    return Rendered(rendered.ids[:end], rendered.mask[:end])
 
 
 def _batch(kept: list[tuple[Conversation, Rendered]]) -> pa.RecordBatch:

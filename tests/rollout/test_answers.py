@@ -58,7 +58,6 @@ def test_given_answers_stay_and_are_not_trained():
 
 def test_what_must_not_be_learned_is_dropped_and_counted():
     replies = {
-        "cut": completion("This goes on and", finish_reason="length"),
         "empty": "  ",
         "refuse": "I'm sorry, but I can't help with that.",
         "circle": "round and round it goes " * 12,
@@ -69,7 +68,18 @@ def test_what_must_not_be_learned_is_dropped_and_counted():
     with fake_endpoint(lambda body, n: replies[body["messages"][-1]["content"]]) as fake:
         found = answers(fake, prompts, on_progress=lambda done, note: notes.append((done, note)))
     assert [(c.id, c.turns[1].content) for c in found] == [("good", "Fine.")]
-    assert notes[-1] == (5, "dropped 1 cut, dropped 1 degenerate, dropped 1 empty, dropped 1 refusal")
+    assert notes[-1] == (4, "dropped 1 degenerate, dropped 1 empty, dropped 1 refusal")
+
+
+def test_an_answer_at_the_token_limit_ends_its_conversation_unfinished():
+    cut = completion("It goes on and", finish_reason="length")
+    with fake_endpoint(lambda body, n: cut if body["messages"][-1]["content"] == "long" else "Good.") as fake:
+        whole, begun = sorted(answers(fake, [prompt("a", "x"), prompt("b", "x", "long", "y")]), key=lambda c: c.id)
+        assert len(fake.requests) == 3
+    assert "unfinished" not in whole.meta
+    assert begun.meta["unfinished"] is True
+    assert [t.content for t in begun.turns] == ["x", "Good.", "long", "It goes on and"]
+    assert begun.turns[-1].loss
 
 
 def test_a_conversation_is_kept_up_to_its_last_good_answer():
@@ -150,6 +160,7 @@ def test_answer_all_keeps_the_order_and_raises_the_first_error():
 
 def test_why_an_answer_is_broken():
     assert broken(Reply(content="Fine.", finish_reason="stop")) is None
-    assert broken(Reply(content="", finish_reason="context")) == "cut"
+    assert broken(Reply(content="It goes on", finish_reason="length")) is None
+    assert broken(Reply(content="", finish_reason="context")) == "empty"
     assert broken(Reply(content="No.", finish_reason="content_filter")) == "refusal"
     assert prompt_seed(1, "a") != prompt_seed(1, "b")

@@ -60,6 +60,19 @@ def test_table_holds_what_the_renderer_gives(renderer: Renderer) -> None:
     assert (dict(report.dropped), dict(report.cut)) == ({}, {})
 
 
+def test_an_unfinished_reply_is_trained_without_an_end(renderer: Renderer) -> None:
+    whole = conversation("a", "q", "Fine.", "s", "It goes on")
+    begun = whole.model_copy(update={"meta": {"unfinished": True}})
+    table, _ = encode_conversations([whole, begun], renderer, 1000)
+    finished, open_end = table.to_pylist()
+    end = renderer.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    trained = [i for i, t in zip(finished["ids"], finished["mask"], strict=True) if t]
+    assert trained.count(end) == 2
+    assert open_end["ids"] == finished["ids"][: len(open_end["ids"])]
+    assert [i for i, t in zip(open_end["ids"], open_end["mask"], strict=True) if t] == trained[:-1]
+    assert open_end["mask"][-1]
+
+
 def test_batches_do_not_change_the_table(renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
     items = [conversation(str(n), "q" * n, "r") for n in range(7)]
     whole, _ = encode_conversations(items, renderer, 1000)

@@ -42,6 +42,8 @@ class ALFWorldSettings(EnvironmentSettings):
 
     source: Literal["generated", "official"] = "generated"
     """`generated`: small games from a seed; `official`: the published games below `data.root`."""
+    families: tuple[str, ...] | None = None
+    """Draw generated tasks from these task types alone; None: all."""
     test_split: Literal["valid_seen", "valid_unseen"] = "valid_seen"
     """For `source: official`: what `test` draws from. `shifted` is then valid_unseen, if it is there and not `test`."""
     wording: Literal["put", "move"] = "put"
@@ -89,7 +91,7 @@ class ALFWorld(Environment):
             ConfigurationError: an unknown split, or published games that are not there.
         """
         if self.options.source == "generated":
-            yield from generated_tasks(split, count, seed, self.name)
+            yield from generated_tasks(split, count, seed, self.name, self.options.families)
             return
         root = self._root()
         names = {"train": "train", "test": self.options.test_split, "shifted": "valid_unseen"}

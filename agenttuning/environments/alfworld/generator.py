@@ -8,7 +8,7 @@ it belongs. `shifted` has rooms, object types and goal sentences of its own.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from agenttuning.environments.alfworld.rooms import (
     CLEAN,
@@ -26,6 +26,7 @@ from agenttuning.environments.alfworld.rooms import (
     holds,
 )
 from agenttuning.environments.alfworld.scene import Goal, Scene, places, solution, spoken
+from agenttuning.environments.families import chosen_families
 from agenttuning.errors import ConfigurationError
 from agenttuning.trajectory import Task
 
@@ -64,19 +65,29 @@ def scene_split(scene: Scene) -> str:
     return "test" if int(scene.key, 16) % TEST_SHARE == 0 else "train"
 
 
-def generated_tasks(split: str, count: int, seed: int, environment: str) -> Iterator[Task]:
-    """Yield `count` tasks of a split, the six types in turn, the same for the same seed.
+def generated_tasks(
+    split: str, count: int, seed: int, environment: str, families: Sequence[str] | None = None
+) -> Iterator[Task]:
+    """Yield `count` tasks of a split, the task types in turn, the same for the same seed.
+
+    Args:
+        split: `train`, `test` or `shifted`.
+        count: how many.
+        seed: decides the tasks.
+        environment: the registered name that the tasks carry.
+        families: the task types to draw; None: all six.
 
     Raises:
-        ConfigurationError: `split` is none of `train`, `test`, `shifted`.
+        ConfigurationError: an unknown split or task type.
     """
     if split not in ("train", "test", "shifted"):
         raise ConfigurationError(f"alfworld has the splits train, test and shifted, not {split!r}")
+    types = chosen_families(environment, TYPES, families)
     rng = random.Random(f"alfworld/{split}/{seed}")
     seen: set[str] = set()
     for index in range(count):
         while True:
-            scene, goal = draw(rng, TYPES[index % len(TYPES)], shifted=split == "shifted")
+            scene, goal = draw(rng, types[index % len(types)], shifted=split == "shifted")
             if scene.key not in seen and split in ("shifted", scene_split(scene)):
                 break
         seen.add(scene.key)

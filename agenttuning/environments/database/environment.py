@@ -33,6 +33,8 @@ class DatabaseSettings(EnvironmentSettings):
 
     source: Literal["generated", "wikitablequestions", "agentbench_dev"] = "generated"
     """Where tasks come from; the last two read `data.root`."""
+    families: tuple[str, ...] | None = None
+    """Draw generated tasks from these families alone; None: all."""
     mistake_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.15
     """Share of the demonstrator's episodes that begin with a mistake (never trained) and its recovery."""
     statement_timeout_s: Annotated[float, Field(gt=0.0)] = 2.0
@@ -67,7 +69,7 @@ class Database(Environment):
             DataError: a published file is not as its format says.
         """
         if self.settings.source == "generated":
-            return tasks.generate(self.name, split, count, seed)
+            return tasks.generate(self.name, split, count, seed, self.settings.families)
         return published.load(self.name, self.settings.source, self.data_root, split, count, seed)
 
     def description(self, task: Task) -> str:

@@ -19,6 +19,7 @@ from agenttuning.environments.database.schemas import DOMAINS, SHIFTED, Domain
 from agenttuning.environments.database.tables import Table, Value, state_of
 from agenttuning.environments.database.wording import MAIN
 from agenttuning.environments.database.wording import SHIFTED as SHIFTED_WORDING
+from agenttuning.environments.families import chosen_families
 from agenttuning.errors import ConfigurationError
 from agenttuning.trajectory import Task, content_hash
 
@@ -28,16 +29,25 @@ MAX_DRAWS = 5000
 _TOKEN = re.compile(r"[^\s,;:?()]+")
 
 
-def generate(environment: str, split: str, count: int, seed: int) -> Iterator[Task]:
+def generate(
+    environment: str, split: str, count: int, seed: int, families: Sequence[str] | None = None
+) -> Iterator[Task]:
     """Yield `count` tasks. The first n are the same whatever `count` is; families come in equal shares.
 
+    Args:
+        environment: the registered name that the tasks carry.
+        split: one of `SPLITS`.
+        count: how many.
+        seed: decides the tasks.
+        families: those to draw from; None: all.
+
     Raises:
-        ConfigurationError: an unknown split.
+        ConfigurationError: an unknown split or family.
     """
     if split not in SPLITS:
         raise ConfigurationError(f"{environment} has the splits {', '.join(SPLITS)} (got {split!r})")
     seen: set[str] = set()
-    names = sorted(FAMILIES)
+    names = sorted(chosen_families(environment, FAMILIES, families))
     for index in range(count):
         block, place = divmod(index, len(names))
         order = random.Random(f"{seed}/{split}/{block}").sample(names, len(names))

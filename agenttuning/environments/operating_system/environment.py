@@ -57,6 +57,8 @@ class OperatingSystemSettings(EnvironmentSettings):
 
     source: Literal["generated", "agentbench"] = "generated"
     """`generated`: seeded families; `agentbench`: published tasks below `data.root`."""
+    families: tuple[str, ...] | None = None
+    """Draw generated tasks from these families alone (`shifted` has its own); None: all."""
     mistake_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.15
     """Share of the expert's episodes with a deliberate mistake and its recovery (the mistake is never trained)."""
     command_timeout_s: Annotated[float, Field(gt=0.0)] = 10.0
@@ -90,7 +92,7 @@ class OperatingSystem(Environment):
         """Yield tasks of the source that the settings name."""
         if self._own.source == "agentbench":
             return published_tasks(self.data_root, split, count, seed)
-        return generated_tasks(split, count, seed)
+        return generated_tasks(split, count, seed, self._own.families)
 
     def description(self, task: Task) -> str:
         """Return the rules and the grammar; the same for every task."""

@@ -5,8 +5,9 @@ task, so the two share none under any seeds. `shifted` tasks come from families 
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from agenttuning.environments.families import chosen_families
 from agenttuning.environments.operating_system.families import FAMILIES
 from agenttuning.environments.operating_system.shifted import SHIFTED
 from agenttuning.errors import ConfigurationError
@@ -17,24 +18,31 @@ TEST_SHARE = 4
 SPLITS = ("train", "test", "shifted")
 
 
-def generated_tasks(split: str, count: int, seed: int) -> Iterator[Task]:
+def generated_tasks(split: str, count: int, seed: int, families: Sequence[str] | None = None) -> Iterator[Task]:
     """Yield `count` different tasks, each family once before any comes again.
 
+    Args:
+        split: one of `SPLITS`.
+        count: how many.
+        seed: decides the tasks.
+        families: those of `train` and `test` to draw from; None: all. `shifted` has its own.
+
     Raises:
-        ConfigurationError: no such split.
+        ConfigurationError: no such split, or no such family.
     """
     check_split(split)
-    families = SHIFTED if split == "shifted" else FAMILIES
+    chosen = chosen_families("os", FAMILIES, families)
+    makers = SHIFTED if split == "shifted" else {name: FAMILIES[name] for name in chosen}
     rng = random.Random(f"os/{split}/{seed}")
     seen: set[str] = set()
     turn: list[str] = []
     while len(seen) < count:
         if not turn:
-            turn = sorted(families)
+            turn = sorted(makers)
             rng.shuffle(turn)
         family = turn.pop()
         while True:
-            draft = families[family](rng)
+            draft = makers[family](rng)
             content = content_hash(draft.content())
             if content not in seen and (split == "shifted" or split_of(content) == split):
                 break
