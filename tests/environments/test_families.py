@@ -27,11 +27,11 @@ def test_unnamed_they_come_from_all(name):
 
 @pytest.mark.parametrize("name", SOME)
 def test_an_unknown_family_is_refused_with_the_nearest(name):
-    with (
-        make_environment(name, {"families": [SOME[name][0] + "s"]}) as environment,
-        pytest.raises(ConfigurationError, match=f"environments.{name}.settings.families.*did you mean '{SOME[name][0]}'"),
-    ):
-        next(iter(environment.tasks("train", 1, 1)))
+    right = SOME[name][0]
+    message = f"environments.{name}.settings.families.*did you mean '{right}'"
+    with make_environment(name, {"families": [f"{right}s"]}) as environment:
+        with pytest.raises(ConfigurationError, match=message):
+            next(iter(environment.tasks("train", 1, 1)))
 
 
 def test_no_family_is_refused():

@@ -32,7 +32,7 @@ from agenttuning.trajectory import Task
 
 TEST_SHARE = 4
 """One scene in so many belongs to `test`."""
-SEARCHED = 4
+SEARCHED = 3
 """Targets lie among the first so many places of the room sentence."""
 FEWEST, MOST = 6, 9
 """Receptacles of a room."""
