@@ -30,7 +30,7 @@ from agenttuning.curation.rules import DUPLICATE, Rule, first_objection, rules_n
 from agenttuning.errors import AgentTuningError, DataError
 from agenttuning.recipe import Recipe
 from agenttuning.storage import Store
-from agenttuning.storage.segments import SEGMENTS, read_trajectories, table_trajectories, trajectories_table
+from agenttuning.storage.segments import SEGMENTS, read_segment, table_trajectories, trajectories_table
 from agenttuning.trajectory import Trajectory, content_hash
 
 RAY_UNITS = 1000
@@ -152,19 +152,7 @@ _ERRORS = {cls.__name__: cls for cls in AgentTuningError.__subclasses__()}
 def _read(source: Store, name: str) -> Iterator[Trajectory]:
     if name in TABLES:
         return table_trajectories(source.read_table(name))
-    return read_trajectories(_OneSegment(source.uri, name))
-
-
-class _OneSegment(Store):
-    """A store of which one segment is seen, so that segments are read apart by the same reader."""
-
-    def __init__(self, uri: str, name: str) -> None:
-        super().__init__(uri)
-        self._name = name
-
-    def list(self, prefix: str = "", suffix: str = "") -> list[str]:
-        """Return the one segment."""
-        return [self._name] if self._name.startswith(prefix) and self._name.endswith(suffix) else []
+    return read_segment(source, name)
 
 
 def _judge(trajectory: Trajectory, recipe: Recipe, rules: dict[str, Rule]) -> Judged:

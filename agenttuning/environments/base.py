@@ -96,6 +96,10 @@ class Environment(ABC):
     on_malformed: ClassVar[Literal["correct", "end"]] = "correct"
     """What a malformed reply costs: `correct` answers with the parser's message, `end` ends the episode."""
 
+    @classmethod  # noqa: B027 (most have nothing to preload)
+    def preload(cls) -> None:
+        """Do once what every instance needs: a process that forks instances (`isolation: process`) calls it first."""
+
     def __init__(self, settings: EnvironmentSettings, data_root: str | None = None) -> None:
         self.settings = settings
         self.data_root = data_root

@@ -29,11 +29,11 @@ GRACE_SECONDS = 3
 
 
 def main(control: socket.socket, path: str) -> None:
-    """Import the environment, say so, and fork a child for every socket that arrives."""
+    """Import and preload the environment, say so, and fork a child for every socket that arrives."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        load_class(path)
+        load_class(path).preload()
     except Exception as error:
         control.sendall(f"{type(error).__name__}: {error}".encode()[:2000])
         return

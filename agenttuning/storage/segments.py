@@ -75,22 +75,27 @@ def read_trajectories(store: Store) -> Iterator[Trajectory]:
     """
     seen: set[str] = set()
     for name in store.list(prefix=f"{SEGMENTS}/", suffix=".jsonl"):
-        lines = store.read(name).split(b"\n")
-        for number, line in enumerate(lines, start=1):
-            if not line:
-                continue
-            try:
-                trajectory = Trajectory.model_validate(orjson.loads(line))
-            except (orjson.JSONDecodeError, ValidationError) as error:
-                if number == len(lines):
-                    continue
-                raise DataError(
-                    f"{store.uri}/{name}, line {number}: not a trajectory ({str(error).splitlines()[0]}); "
-                    "delete that file: its episodes are played again"
-                ) from error
+        for trajectory in read_segment(store, name):
             if trajectory.id not in seen:
                 seen.add(trajectory.id)
                 yield trajectory
+
+
+def read_segment(store: Store, name: str) -> Iterator[Trajectory]:
+    """Yield the trajectories of one segment; see `read_trajectories`."""
+    lines = store.read(name).split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            yield Trajectory.model_validate(orjson.loads(line))
+        except (orjson.JSONDecodeError, ValidationError) as error:
+            if number == len(lines):
+                continue
+            raise DataError(
+                f"{store.uri}/{name}, line {number}: not a trajectory ({str(error).splitlines()[0]}); "
+                "delete that file: its episodes are played again"
+            ) from error
 
 
 def trajectories_table(trajectories: Iterable[Trajectory]) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Whole small pipelines through the command line: on a path, on an S3 API on loopback, and as a submitted job."""
+"""Whole small pipelines: from the command line on a path, and as a submitted job on an S3 API on loopback."""
 
 import os
 import secrets
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from agenttuning.storage import Store
@@ -85,43 +84,10 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.stop()
 
 
-def test_the_whole_pipeline_on_an_object_store_then_nothing_left_to_do(
-    small_recipe: Any, s3: str, tmp_path: Path
-) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    recipe = str(small_recipe(s3))
-    cache = {"AGENTTUNING_CACHE": str(tmp_path / "cache")}
-    store = Store(s3).child("small")
-    first = agenttuning("run", "--recipe", recipe, **cache)
-    assert first.returncode == 0, first.stdout + first.stderr
-    check_run(store)
-    assert "report.html" in first.stdout
-    store.download("model", tmp_path / "model")
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").num_parameters() > 0
-    assert AutoTokenizer.from_pretrained(tmp_path / "model").chat_template
-
-    again = agenttuning("run", recipe, **cache)
-    assert again.returncode == 0, again.stderr
-    for stage in ("generate", "curate", "mix", "evaluate base", "train", "export", "evaluate tuned"):
-        assert f"{stage}: all is done" in again.stdout
-
-    refused = agenttuning("train", recipe, "training.learning_rate=1e-3", **cache)
-    assert refused.returncode == 2
-    assert "training.learning_rate: 0.0001 then, 0.001 now" in refused.stderr
-
-    listed = agenttuning("show", recipe, **cache)
-    assert "reward" in listed.stdout
-    episode = listed.stdout.split()[0]
-    assert "--- assistant trained" in agenttuning("show", recipe, "--id", episode, **cache).stdout
-    item = agenttuning("show", recipe, "--what", "agent", **cache).stdout.split()[0]
-    shown = agenttuning("show", recipe, "--what", "agent", "--id", item, FORCE_COLOR="1", **cache).stdout
-    assert "\x1b[1;32m" in shown
-
-
-def test_ray_job_submit(small_recipe: Any, tmp_path: Path) -> None:
-    """`ray start --head`, then the submit line of the README, with a curation at its end."""
-    recipe = small_recipe(str(tmp_path / "runs"))
+@pytest.fixture
+def submit(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A local `ray start --head` that knows the object store; yields a function that submits a script to it."""
+    monkeypatch.setenv("AGENTTUNING_CACHE", str(tmp_path / "cache"))
     bin_dir = Path(sys.executable).parent
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -134,24 +100,55 @@ def test_ray_job_submit(small_recipe: Any, tmp_path: Path) -> None:
         "--include-dashboard=true", "--object-store-memory=300000000", "--block",
     ]  # fmt: skip
     cluster = subprocess.Popen(head, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        for script in ("generate.py", "curate.py"):
-            submit = [
-                str(bin_dir / "ray"), "job", "submit", "--address", address, "--working-dir", str(REPOSITORY), "--",
-                "python", f"ray_jobs/{script}", "--recipe", str(recipe),
-            ]  # fmt: skip
-            output = ""
-            for _ in range(30):
-                submitted = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=300)
-                output = submitted.stdout + submitted.stderr
-                if submitted.returncode == 0 or not ("Failed to connect" in output or "try again later" in output):
-                    break
-                time.sleep(1)
-            assert submitted.returncode == 0, output
-    finally:
-        cluster.send_signal(signal.SIGTERM)
-        cluster.communicate(timeout=60)
-    report = orjson.loads((tmp_path / "runs/small/curated/manifest.json").read_bytes())
-    assert report["done"]
-    assert report["info"]["kept"] >= 9
+
+    def run(script: str, *arguments: str) -> str:
+        command = [
+            str(bin_dir / "ray"), "job", "submit", "--address", f"http://127.0.0.1:{port}",
+            "--working-dir", str(REPOSITORY), "--", "python", f"ray_jobs/{script}", *arguments,
+        ]  # fmt: skip
+        output = ""
+        for _ in range(30):
+            submitted = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=580)
+            output = submitted.stdout + submitted.stderr
+            if submitted.returncode == 0 or not ("Failed to connect" in output or "try again later" in output):
+                break
+            time.sleep(1)
+        assert submitted.returncode == 0, output
+        return output
+
+    yield run
+    cluster.send_signal(signal.SIGTERM)
+    cluster.communicate(timeout=60)
+
+
+def test_the_whole_pipeline_as_a_submitted_job_on_an_object_store(
+    small_recipe: Any, s3: str, submit: Any, tmp_path: Path
+) -> None:
+    """The submit line of the README; then the same run from the command line, where nothing is left to do."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    recipe = str(small_recipe(s3))
+    store = Store(s3).child("small")
+    output = submit("pipeline.py", "--recipe", recipe)
+    check_run(store)
+    assert "report.html" in output
+    store.download("model", tmp_path / "model")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").num_parameters() > 0
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").chat_template
+
+    again = agenttuning("run", recipe)
+    assert again.returncode == 0, again.stderr
+    for stage in ("generate", "curate", "mix", "evaluate base", "train", "export", "evaluate tuned"):
+        assert f"{stage}: all is done" in again.stdout
+
+    refused = agenttuning("train", recipe, "training.learning_rate=1e-3")
+    assert refused.returncode == 2
+    assert "training.learning_rate: 0.0001 then, 0.001 now" in refused.stderr
+
+    listed = agenttuning("show", recipe)
+    assert "reward" in listed.stdout
+    episode = listed.stdout.split()[0]
+    assert "--- assistant trained" in agenttuning("show", recipe, "--id", episode).stdout
+    item = agenttuning("show", recipe, "--what", "agent").stdout.split()[0]
+    shown = agenttuning("show", recipe, "--what", "agent", "--id", item, FORCE_COLOR="1").stdout
+    assert "\x1b[1;32m" in shown

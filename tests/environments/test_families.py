@@ -29,9 +29,9 @@ def test_unnamed_they_come_from_all(name):
 def test_an_unknown_family_is_refused_with_the_nearest(name):
     right = SOME[name][0]
     message = f"environments.{name}.settings.families.*did you mean '{right}'"
-    with make_environment(name, {"families": [f"{right}s"]}) as environment:
-        with pytest.raises(ConfigurationError, match=message):
-            next(iter(environment.tasks("train", 1, 1)))
+    environment = make_environment(name, {"families": [f"{right}s"]})
+    with environment, pytest.raises(ConfigurationError, match=message):
+        next(iter(environment.tasks("train", 1, 1)))
 
 
 def test_no_family_is_refused():
