@@ -209,6 +209,9 @@ class Training(Section):
     offload_optimizer: bool = False
     """Keep optimizer states in host memory (ZeRO-offload)."""
     activation_checkpointing: bool = False
+    freeze_embeddings: bool = False
+    """Leave the token embeddings and the output head as they are. Adam moves a rare token's row at the full rate
+    whatever its gradient, which in a small model costs more general ability than it teaches."""
     checkpoint_every: Positive = 50
     """Steps between checkpoints."""
     keep_checkpoints: Positive = 2

@@ -69,10 +69,14 @@ class Shape:
         return attention + 3 * self.hidden * self.inner + 2 * self.hidden
 
     @property
+    def embeddings(self) -> int:
+        """Parameters of the token embeddings and the output head."""
+        return self.vocab * self.hidden * (1 if self.tied else 2)
+
+    @property
     def parameters(self) -> int:
         """All parameters."""
-        embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
-        return embeddings + self.layers * self.layer_parameters + self.hidden
+        return self.embeddings + self.layers * self.layer_parameters + self.hidden
 
     @property
     def multiplied(self) -> int:

@@ -92,14 +92,20 @@ def load_causal(model_dir: Path, training: Training, numerics: Numerics, trust_r
         )
     except (OSError, ValueError, ImportError) as error:
         raise ConfigurationError(f"model {model_dir}: cannot be loaded for training ({error})") from error
+    if training.freeze_embeddings:
+        for module in filter(None, (causal.get_input_embeddings(), causal.get_output_embeddings())):
+            module.requires_grad_(False)
     if training.activation_checkpointing:
+        if training.freeze_embeddings:
+            causal.enable_input_require_grads()
         # ZeRO-3 needs the reentrant kind: it gathers weights again in the backward pass.
         causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
     return causal.train()
 
 
 def optimizer_groups(parameters: list[torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Return AdamW's groups: matrices decay; vectors such as norms and biases do not."""
+    """Return AdamW's groups: matrices decay; vectors such as norms and biases do not. What is frozen is in neither."""
+    parameters = [p for p in parameters if p.requires_grad]
     matrices = [p for p in parameters if _dimensions(p) > 1]
     vectors = [p for p in parameters if _dimensions(p) <= 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

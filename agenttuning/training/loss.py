@@ -118,23 +118,25 @@ class _HeadLoss(torch.autograd.Function):
         grad_states = torch.empty_like(states)
         # Several chunks add up in float32; a single one needs no second copy of the weight's size.
         several = len(targets) > head.chunk
-        grad_weight = weight.new_zeros(weight.shape, dtype=wide) if several else None
+        trained = ctx.needs_input_grad[1]
+        grad_weight = weight.new_zeros(weight.shape, dtype=wide) if several and trained else None
         grad_bias = None if bias is None else bias.new_zeros(bias.shape, dtype=wide)
         for start in range(0, len(targets), head.chunk):
             chunk = slice(start, start + head.chunk)
             logits = linear(states[chunk], weight, bias)
             losses[chunk] = _losses_then_gradients(logits, targets[chunk], scale, head)
             grad_states[chunk] = logits @ weight
-            part = logits.t() @ states[chunk]
-            grad_weight = part if grad_weight is None else grad_weight.add_(part)
+            if trained:
+                part = logits.t() @ states[chunk]
+                grad_weight = part if grad_weight is None else grad_weight.add_(part)
             if grad_bias is not None:
                 grad_bias += logits.sum(0, dtype=wide)
-        assert grad_weight is not None
         total = losses.sum()
         # 1, or not a number where the loss is not finite: then no gradient is, and the step is skipped for its norm.
         ok = total * 0 + 1
         narrow_bias = None if bias is None or grad_bias is None else grad_bias.to(bias)
-        ctx.save_for_backward(grad_states, grad_weight.to(weight.dtype), narrow_bias, ok)
+        narrow_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
+        ctx.save_for_backward(grad_states, narrow_weight, narrow_bias, ok)
         ctx.mark_non_differentiable(losses)
         return total * scale, losses
 

@@ -36,7 +36,7 @@ class PlainEngine:
         self._numerics = numerics
         self._max_norm = training.max_grad_norm
         self._weights = dict(self.causal.named_parameters())
-        self._master = {name: _master(weight) for name, weight in self._weights.items()}
+        self._master = {name: _master(weight) for name, weight in self._weights.items() if weight.requires_grad}
         groups = optimizer_groups(list(self._master.values()), training.weight_decay)
         self._optimizer = torch.optim.AdamW(groups, lr=0.0, betas=training.betas, fused=True)
 
@@ -93,7 +93,7 @@ class PlainEngine:
 
     def _lower(self) -> None:
         """Round the master weights into the weights that compute."""
-        pairs = [(w, m) for w, m in zip(self._weights.values(), self._master.values(), strict=True) if w is not m]
+        pairs = [(self._weights[name], m) for name, m in self._master.items() if self._weights[name] is not m]
         if pairs:
             with torch.no_grad():
                 torch._foreach_copy_([w for w, _ in pairs], [m for _, m in pairs])

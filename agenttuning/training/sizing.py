@@ -137,13 +137,14 @@ def size_recipe(
 def memory_per_worker(shape: Shape, training: Training) -> dict[str, float]:
     """Return GiB by part for one worker."""
     count, stage, world = shape.parameters, training.zero_stage, training.workers
+    trained = _trained(shape, training)
     element = 4 if training.dtype == "float32" else 2
     states = 12 if element == 2 else 8
     weights = element * count / (world if stage == 3 else 1)
-    gradients = element * count / (world if stage >= 2 else 1)
-    optimizer = states * count / (world if stage >= 1 else 1)
+    gradients = element * trained / (world if stage >= 2 else 1)
+    optimizer = states * trained / (world if stage >= 1 else 1)
     if element == 2:
-        optimizer += 4 * min(count / (world if stage >= 1 else 1), SUB_GROUP)
+        optimizer += 4 * min(trained / (world if stage >= 1 else 1), SUB_GROUP)
     if training.offload_optimizer:
         optimizer = 0.0
     buffers = element * min(count, BUCKET) if stage else 0
@@ -211,11 +212,15 @@ def _source(recipe: Recipe, name: str, share: float, drawn: float, stats: dict[s
     return SourceSizing(share, drawn, items or None, drawn / items if items else None, bound)
 
 
+def _trained(shape: Shape, training: Training) -> int:
+    return shape.parameters - (shape.embeddings if training.freeze_embeddings else 0)
+
+
 def _host(shape: Shape, training: Training) -> float:
     """Return GiB of host memory that one worker's offloaded optimizer takes: states, and gradients in fp32."""
     if not training.offload_optimizer:
         return 0.0
-    return 16 * shape.parameters / (training.workers if training.zero_stage else 1) / GIB
+    return 16 * _trained(shape, training) / (training.workers if training.zero_stage else 1) / GIB
 
 
 def _remedies(shape: Shape, training: Training, gpu_gib: float) -> tuple[str, ...]:

@@ -117,6 +117,10 @@ class ZeroEngine:
         self.causal = load_causal(model_dir, training, numerics, trust_remote_code)
         if self._sharded_loading is not None:
             _restore_buffers(self.causal)
+        if self._stage == 3 and torch.distributed.get_world_size() == 1:
+            # With nothing to gather, hooks on every small module only cost time.
+            layers = list(self.causal._no_split_modules or ())
+            deepspeed.utils.set_z3_leaf_modules(self.causal, layers, raise_if_not_found=False)
         model = PackedCausalLM(self.causal, training.logits_chunk)
         groups = optimizer_groups(list(model.parameters()), training.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=0.0, betas=training.betas, fused=True)

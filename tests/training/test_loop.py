@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_runs import exported_weights, plan_for, run_workers, save_small_model, small_training, write_items
 
 from agenttuning.errors import ConfigurationError
@@ -207,6 +208,22 @@ def test_activation_checkpointing_changes_nothing_but_memory(
     training = small_training(activation_checkpointing=True)
     train(TrainConfig(training, model, Store(str(tmp_path)), seed=1), plan_for(items, training), items)
     assert_close(Store(str(tmp_path)), one_rank, 1e-6)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_frozen_embeddings_stay_as_they_are_in_every_engine(
+    items: dict[str, Items], store: Store, tmp_path: Path, tied: bool
+) -> None:
+    base = save_small_model(tmp_path / "model", tied=tied)
+    frozen = small_training(freeze_embeddings=True)
+    train(TrainConfig(frozen, base, Store(str(tmp_path / "plain"))), plan_for(items, frozen), items)
+    sharded = small_training(freeze_embeddings=True, activation_checkpointing=True, zero_stage=3)
+    assert run_workers(base, store, tmp_path / "zero", sharded, world_size=2, kill_at=7) != [0, 0]
+    run_workers(base, store, tmp_path / "zero", sharded, world_size=2)
+    assert_close(Store(str(tmp_path / "zero")), Store(str(tmp_path / "plain")), 5e-5)
+    before, after = load_file(base / "model.safetensors"), exported_weights(Store(str(tmp_path / "plain")))
+    still = {name for name, weight in after.items() if torch.equal(weight, before[name])}
+    assert still == {"model.embed_tokens.weight"} | (set() if tied else {"lm_head.weight"})
 
 
 def test_auto_takes_bfloat16_only_where_the_cpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
