@@ -95,9 +95,9 @@ def load_causal(model_dir: Path, training: Training, numerics: Numerics, trust_r
     if training.freeze_embeddings:
         for module in filter(None, (causal.get_input_embeddings(), causal.get_output_embeddings())):
             module.requires_grad_(False)
+        # Recomputation, and ZeRO-3's hooks on whole blocks, need an input with a gradient.
+        causal.enable_input_require_grads()
     if training.activation_checkpointing:
-        if training.freeze_embeddings:
-            causal.enable_input_require_grads()
         # ZeRO-3 needs the reentrant kind: it gathers weights again in the backward pass.
         causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
     return causal.train()

@@ -210,6 +210,10 @@ def test_activation_checkpointing_changes_nothing_but_memory(
     assert_close(Store(str(tmp_path)), one_rank, 1e-6)
 
 
+def frozen_zero(recompute: bool) -> Training:
+    return small_training(freeze_embeddings=True, zero_stage=3, activation_checkpointing=recompute)
+
+
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_frozen_embeddings_stay_as_they_are_in_every_engine(
     items: dict[str, Items], store: Store, tmp_path: Path, tied: bool
@@ -217,10 +221,11 @@ def test_frozen_embeddings_stay_as_they_are_in_every_engine(
     base = save_small_model(tmp_path / "model", tied=tied)
     frozen = small_training(freeze_embeddings=True)
     train(TrainConfig(frozen, base, Store(str(tmp_path / "plain"))), plan_for(items, frozen), items)
-    sharded = small_training(freeze_embeddings=True, activation_checkpointing=True, zero_stage=3)
-    assert run_workers(base, store, tmp_path / "zero", sharded, world_size=2, kill_at=7) != [0, 0]
-    run_workers(base, store, tmp_path / "zero", sharded, world_size=2)
-    assert_close(Store(str(tmp_path / "zero")), Store(str(tmp_path / "plain")), 5e-5)
+    assert run_workers(base, store, tmp_path / "two", frozen_zero(recompute=True), 2, kill_at=7) != [0, 0]
+    run_workers(base, store, tmp_path / "two", frozen_zero(recompute=True), 2)
+    run_workers(base, store, tmp_path / "one", frozen_zero(recompute=False))
+    for name in ("two", "one"):
+        assert_close(Store(str(tmp_path / name)), Store(str(tmp_path / "plain")), 5e-5)
     before, after = load_file(base / "model.safetensors"), exported_weights(Store(str(tmp_path / "plain")))
     still = {name for name, weight in after.items() if torch.equal(weight, before[name])}
     assert still == {"model.embed_tokens.weight"} | (set() if tied else {"lm_head.weight"})
