@@ -1,7 +1,7 @@
 .PHONY: demo test check setup clean
 SHELL := /bin/bash
 
-demo: ## the whole loop on the embedded defaults: 15 to 25 minutes on two cores after installation
+demo: ## the whole loop on the embedded defaults: about 15 minutes on two cores after installation
 	bash cluster/setup.sh serve-cpu
 	.venv/bin/agenttuning run --recipe configs/demo.yaml
 
