@@ -54,6 +54,9 @@ def run(recipe: Recipe, only: tuple[str, ...] = STAGES) -> dict[str, Any]:
             "evaluate tuned": lambda: stages.evaluate(session, servers, "tuned"),
             "report": lambda: stages.report(session),
         }
+        if {"generate", "mix"} <= set(only):
+            # Hours of episodes should not end at a mistyped model.
+            session.model_dir()
         for stage in (s for s in STAGES if s in only):
             if stage == "train":
                 servers.stop()
