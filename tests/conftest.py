@@ -1,9 +1,13 @@
 """Shared fixtures: a random Llama under 5 M parameters with a ChatML tokenizer, saved as a user's model would be."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
+
+# A shell that starts the tests in the background has SIGINT ignored, and what tests interrupt would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
