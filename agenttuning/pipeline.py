@@ -55,8 +55,7 @@ def run(recipe: Recipe, only: tuple[str, ...] = STAGES) -> dict[str, Any]:
             "report": lambda: stages.report(session),
         }
         if {"generate", "mix"} <= set(only):
-            # Hours of episodes should not end at a mistyped model.
-            session.model_dir()
+            stages.check_mixture(session)
         for stage in (s for s in STAGES if s in only):
             if stage == "train":
                 servers.stop()

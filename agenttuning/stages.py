@@ -14,7 +14,7 @@ from agenttuning.recipe import PolicySpec, Recipe
 from agenttuning.servers import Servers
 from agenttuning.session import Session
 from agenttuning.storage import Store
-from agenttuning.storage.manifest import StageState, begin_stage, finish_stage
+from agenttuning.storage.manifest import MANIFEST, StageState, begin_stage, finish_stage
 from agenttuning.trajectory import Conversation, Task, Turn, content_hash
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ def mix(session: Session, servers: Servers) -> dict[str, Any]:
         "curated": _done_key(session.store.child("curated"), "curate") if uses_run else None,
         "seed": recipe.run.seed,
     }
+    check_mixture(session)
     state = begin_stage(store, "mix", key)
     if state.done:
         return _already("mix", state)
@@ -166,6 +167,26 @@ def mix(session: Session, servers: Servers) -> dict[str, Any]:
     store.write_json("report.json", info)
     finish_stage(store, "mix", key, info)
     return info
+
+
+def check_mixture(session: Session) -> None:
+    """Find the model and read the sources that are files through, unless the mixture is begun already.
+
+    Hours of episodes should not end at a mistyped path, nor should a directory be begun under one.
+
+    Raises:
+        ConfigurationError: no such model or place.
+        DataError: an empty, torn or malformed file.
+    """
+    from agenttuning.conversations.sources import load_conversations
+
+    if session.store.child("mixture").exists(MANIFEST):
+        return
+    session.model_dir()
+    for name, source in session.recipe.mixture.sources.items():
+        if source.kind not in ("trajectories", "self"):
+            for _ in load_conversations(source.kind, str(source.path), name, source.limit):
+                pass
 
 
 def _conversations(session: Session, servers: Servers, name: str) -> list[Conversation]:
