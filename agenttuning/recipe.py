@@ -190,6 +190,9 @@ class Training(Section):
     """Items drawn by the mixture for one optimizer step, over all workers."""
     row_tokens: Positive = 2048
     """Capacity of a packed row: one micro-step of one worker."""
+    share_prefixes: bool = True
+    """Items of a row that begin alike, such as an environment's instruction, pass that beginning through the network
+    once. Gradients are those of the separate items."""
     learning_rate: float = Field(default=1e-4, gt=0.0)
     min_learning_rate_ratio: Fraction = 0.1
     """Floor of the cosine schedule as a share of `learning_rate`."""
@@ -199,8 +202,11 @@ class Training(Section):
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """`auto`: bfloat16 where the device computes it natively, else float32; what was chosen is logged."""
-    attention: Literal["auto", "segments", "flash_attention_2", "flash_attention_3"] = "auto"
-    """`auto`: flash-attention on a GPU that has it, else one SDPA call per packed segment; logged."""
+    attention: Literal["auto", "segments", "flash_attention_2", "flash_attention_3", "flash_attention_4", "varlen"] = (
+        "auto"
+    )
+    """`auto`: on a GPU the newest flash-attention that is installed, else PyTorch's own varlen kernel; on a CPU one
+    call per packed segment. What was chosen is logged."""
     workers: Positive = 1
     use_gpu: bool = False
     cpus_per_worker: float = Field(default=2.0, gt=0.0)

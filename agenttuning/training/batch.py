@@ -1,8 +1,8 @@
 """Encoded items and the tensors of a packed row.
 
-Items lie in one Parquet table per source (`<source>.parquet`: id, ids, mask, tokens, supervised). A row of the plan
-becomes tensors of exactly its tokens: no padding, positions that restart in each segment, and labels that never leave
-their segment.
+Items lie in one Parquet table per source (`<source>.parquet`: id, ids, mask, tokens, supervised, place, shared). A row
+of the plan becomes tensors of exactly its tokens: no padding, positions that restart in each item and go on in each
+branch, and labels that never leave their item. What several items share is supervised once with their number as weight.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ import torch
 from agenttuning.errors import DataError
 from agenttuning.storage import Store
 from agenttuning.training.plan import ItemCounts, Row
+from agenttuning.training.prefixes import PrefixIndex
 
 IGNORED = -1
 """Source number of the stand-in token of an empty row."""
@@ -27,14 +28,14 @@ class Items:
 
     Args:
         name: of the source.
-        table: with `ids` (list of int), `mask` (list of bool), `tokens` and `supervised`.
+        table: with `ids` (list of int), `mask` (list of bool), `tokens`, `supervised`, `place` and `shared`.
 
     Raises:
         DataError: a column is missing, or ids and mask are not of one length.
     """
 
     def __init__(self, name: str, table: pa.Table) -> None:
-        missing = {"id", "ids", "mask", "tokens", "supervised"} - set(table.column_names)
+        missing = {"id", "ids", "mask", "tokens", "supervised", "place", "shared"} - set(table.column_names)
         if missing or not table.num_rows:
             what = f"lacks {', '.join(sorted(missing))}" if missing else "has no items"
             raise DataError(f"items of {name}: the table {what}; delete it and run `agenttuning mix` again")
@@ -48,7 +49,8 @@ class Items:
             raise DataError(
                 f"items of {name}: ids and mask differ in length; delete the table and run `agenttuning mix`"
             )
-        self.counts = ItemCounts.of(table.column("tokens").to_numpy(), table.column("supervised").to_numpy())
+        columns = [table.column(name).to_numpy() for name in ("tokens", "supervised", "place", "shared")]
+        self.counts = ItemCounts.of(columns[0], columns[1], PrefixIndex(columns[2], columns[3]))
 
     def __getitem__(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Return token ids and mask of an item."""
@@ -65,8 +67,10 @@ class Batch:
         position_ids: [1, tokens].
         positions: places whose next token is supervised, [n].
         targets: the tokens that follow there, [n].
+        weights: how many items each of them counts for, float32 [n].
         sources: number of the source of each of them, [n]; `IGNORED` in an empty row.
         lengths: tokens of each segment.
+        parents: for each segment the one that it continues, if any.
         empty: stands in for a row of no segments, with weight zero.
     """
 
@@ -74,13 +78,15 @@ class Batch:
     position_ids: torch.Tensor
     positions: torch.Tensor
     targets: torch.Tensor
+    weights: torch.Tensor
     sources: torch.Tensor
     lengths: list[int]
+    parents: list[int | None]
     empty: bool = False
 
     def inputs(self, device: str) -> dict[str, Any]:
         """Return what the model takes, on `device`."""
-        names = ("input_ids", "position_ids", "positions", "targets")
+        names = ("input_ids", "position_ids", "positions", "targets", "weights")
         return {name: getattr(self, name).to(device, non_blocking=True) for name in names}
 
 
@@ -102,26 +108,41 @@ def make_batch(row: Row, items: Mapping[str, Items]) -> Batch:
     if not row:
         pair = torch.zeros(1, 2, dtype=torch.int64)
         one = torch.zeros(1, dtype=torch.int64)
-        return Batch(pair, torch.arange(2)[None], one, one, one + IGNORED, [2], empty=True)
+        return Batch(pair, torch.arange(2)[None], one, one, torch.ones(1), one + IGNORED, [2], [None], empty=True)
     numbers = {name: number for number, name in enumerate(items)}
-    ids, places, positions, targets, sources, lengths = [], [], [], [], [], []
-    start = 0
+    ids, places, positions, targets, weights, sources, lengths = [], [], [], [], [], [], []
+    begin = 0
     for segment in row:
         tokens, mask = items[segment.source][segment.index]
-        # Token t is predicted at t - 1, so the first of a segment is predicted by nothing.
-        wanted = np.flatnonzero(mask[1:])
-        if len(wanted) != segment.supervised or len(tokens) != segment.tokens:
+        start, stop = segment.start, segment.start + segment.tokens
+        if segment.items == 1 and (len(tokens) != stop or np.count_nonzero(mask[1:]) != segment.supervised):
             raise DataError(
                 f"item {items[segment.source].names[segment.index]} of {segment.source}: {len(tokens)} tokens and "
-                f"{len(wanted)} that can be supervised, the plan says {segment.tokens} and {segment.supervised}; "
+                f"{np.count_nonzero(mask[1:])} that can be supervised, the plan says {stop} and {segment.supervised}; "
                 "delete the table and run `agenttuning mix` again"
             )
-        ids.append(tokens)
-        places.append(np.arange(len(tokens)))
-        positions.append(wanted + start)
-        targets.append(tokens[wanted + 1])
+        # Token t is predicted at t - 1, so the first of an item is predicted by nothing, and the first behind what
+        # several items share, which they still have in common, by the last of that.
+        wanted = np.flatnonzero(mask[start + 1 : stop + 1])
+        ids.append(tokens[start:stop])
+        places.append(np.arange(start, stop))
+        positions.append(wanted + begin)
+        targets.append(tokens[start + 1 :][wanted])
+        weights.append(np.full(len(wanted), segment.items, np.float32))
         sources.append(np.full(len(wanted), numbers[segment.source]))
-        lengths.append(len(tokens))
-        start += len(tokens)
-    joined = [torch.from_numpy(np.concatenate(part)) for part in (ids, places, positions, targets, sources)]
-    return Batch(joined[0][None], joined[1][None], joined[2], joined[3], joined[4], lengths)
+        lengths.append(segment.tokens)
+        begin += segment.tokens
+
+    def joined(parts: list[npt.NDArray[Any]]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate(parts))
+
+    return Batch(
+        joined(ids)[None],
+        joined(places)[None],
+        joined(positions),
+        joined(targets),
+        joined(weights),
+        joined(sources),
+        lengths,
+        [segment.parent for segment in row],
+    )

@@ -41,6 +41,7 @@ class Progress:
         items: items trained so far, by source.
         tokens: tokens so far.
         supervised: supervised tokens so far.
+        shared: tokens that were spared so far, since items of a row began alike.
         notes: what was chosen, cut or continued.
         history: the metrics of every step.
     """
@@ -52,6 +53,7 @@ class Progress:
     items: dict[str, int] = field(default_factory=dict)
     tokens: int = 0
     supervised: int = 0
+    shared: int = 0
     notes: list[str] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
 

@@ -3,12 +3,12 @@
 Every `auto` is resolved here, once, and what was chosen and why is kept as text for the log.
 """
 
-import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agenttuning.errors import ConfigurationError
 from agenttuning.recipe import Training
+from agenttuning.training.varlen_attention import KERNELS, installed
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ class Numerics:
     Attributes:
         device: `cpu` or `cuda:<n>`.
         dtype: `bfloat16` or `float32`: of weights, activations and their gradients; master weights are float32.
-        attention: `segments`, `flash_attention_2` or `flash_attention_3`.
+        attention: `segments`, or a kernel of `varlen_attention.KERNELS`.
         notes: one line per choice, with its reason.
     """
 
@@ -86,16 +86,15 @@ def _dtype(training: Training) -> tuple[str, str]:
 
 
 def _attention(training: Training) -> tuple[str, str]:
-    packages = {"flash_attention_3": "flash_attn_interface", "flash_attention_2": "flash_attn"}
-    here = [name for name, package in packages.items() if importlib.util.find_spec(package)]
+    here = installed()
     asked = training.attention
-    if asked in packages:
+    if asked in KERNELS:
         if not training.use_gpu or asked not in here:
             raise ConfigurationError(
-                f"training.attention={asked} needs training.use_gpu and the package {packages[asked]}; "
+                f"training.attention={asked} needs training.use_gpu and the module {KERNELS[asked]}; "
                 "install it in the cluster's image, or set training.attention=auto"
             )
         return asked, "as the recipe says"
-    if asked == "auto" and training.use_gpu and here:
-        return here[0], "installed and made for packed rows"
+    if asked == "auto" and training.use_gpu:
+        return here[0], "the best here of those made for packed rows"
     return "segments", "as the recipe says" if asked == "segments" else "one call per packed segment"

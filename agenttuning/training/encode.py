@@ -1,7 +1,8 @@
 """Conversations to one table of token ids and loss masks, with an account of what was cut or dropped and why.
 
-Columns: id and source (string), ids (list<int32>), mask (list<bool>), tokens and supervised (int32). An item that is
-too long is dropped, or cut after the last assistant turn that still fits, keeping the opening turns; nothing is ever
+Columns: id and source (string), ids (list<int32>), mask (list<bool>), tokens and supervised (int32), place and shared
+(int32: its place among all items sorted by their tokens, and the tokens it shares with the item before). An item that
+is too long is dropped, or cut after the last assistant turn that still fits, keeping the opening turns; nothing is ever
 cut inside a turn. A conversation whose last reply is unfinished ends with that reply's last token: no end is trained.
 """
 
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 from agenttuning.errors import DataError
 from agenttuning.rendering.pieces import Rendered
 from agenttuning.rendering.renderer import Renderer
+from agenttuning.training.prefixes import sort_items
 from agenttuning.trajectory import UNFINISHED, Conversation
 
 SCHEMA = pa.schema(
@@ -28,6 +30,8 @@ SCHEMA = pa.schema(
         ("mask", pa.list_(pa.bool_())),
         ("tokens", pa.int32()),
         ("supervised", pa.int32()),
+        ("place", pa.int32()),
+        ("shared", pa.int32()),
     ]
 )
 BATCH = 4096
@@ -98,7 +102,7 @@ def encode_conversations(
         if len(kept) == BATCH:
             batches.append(_batch(kept))
             kept.clear()
-    table = pa.Table.from_batches([*batches, _batch(kept)], SCHEMA)
+    table = _sorted(pa.Table.from_batches([*batches, _batch(kept)], pa.schema(list(SCHEMA)[:-2])))
     if table.num_rows:
         tokens = table["tokens"].to_numpy()
         report.items, report.tokens, report.longest = table.num_rows, int(tokens.sum()), int(tokens.max())
@@ -180,4 +184,15 @@ def _batch(kept: list[tuple[Conversation, Rendered]]) -> pa.RecordBatch:
         pa.array(lengths),
         pa.array(np.asarray([r.mask.sum() for _, r in kept], np.int32)),
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(list(SCHEMA)[:-2]))
+
+
+def _sorted(table: pa.Table) -> pa.Table:
+    """Add the columns that say which items begin alike."""
+    ids, masks = (table[name].combine_chunks() for name in ("ids", "mask"))
+    edges = ids.offsets.to_numpy()[1:-1]
+    tokens, trained = ids.values.to_numpy(), masks.values.to_numpy(zero_copy_only=False)
+    found = sort_items(np.split(tokens, edges), np.split(trained, edges)) if table.num_rows else sort_items([], [])
+    for kind, column in zip(list(SCHEMA)[-2:], found, strict=True):
+        table = table.append_column(kind, pa.array(column))
+    return table

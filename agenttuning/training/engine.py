@@ -13,7 +13,7 @@ import torch
 
 from agenttuning.errors import ConfigurationError
 from agenttuning.recipe import Training
-from agenttuning.training.attention import SEGMENTS, register_segments
+from agenttuning.training.attention import implementation_of, register_attention
 from agenttuning.training.batch import Batch
 from agenttuning.training.device import Numerics
 
@@ -25,7 +25,7 @@ class Engine(Protocol):
     """The Hugging Face model."""
 
     def losses(self, batch: Batch, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a row's scaled sum of losses, to hand to `backward`, and each supervised token's loss, [n]."""
+        """Return a row's scaled sum of losses, to hand to `backward`, and each supervised token's, weighted, [n]."""
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         """Add the gradients of a scalar, as it is, to those of the step, of which it may be the last."""
@@ -81,13 +81,12 @@ def load_causal(model_dir: Path, training: Training, numerics: Numerics, trust_r
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    if numerics.attention == SEGMENTS:
-        register_segments()
+    register_attention()
     try:
         causal = AutoModelForCausalLM.from_pretrained(
             model_dir,
             dtype=numerics.torch_dtype,
-            attn_implementation=numerics.attention,
+            attn_implementation=implementation_of(numerics.attention),
             trust_remote_code=trust_remote_code,
         )
     except (OSError, ValueError, ImportError) as error:

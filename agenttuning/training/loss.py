@@ -48,6 +48,7 @@ class PackedCausalLM(nn.Module):
         position_ids: torch.Tensor,
         positions: torch.Tensor,
         targets: torch.Tensor,
+        weights: torch.Tensor,
         scale: float,
         attention: dict[str, Any],
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,16 +56,17 @@ class PackedCausalLM(nn.Module):
 
         Args:
             input_ids: [1, tokens].
-            position_ids: [1, tokens], restarting at 0 in each segment.
+            position_ids: [1, tokens], the place of each token in its item.
             positions: places whose next token is supervised, [n].
             targets: the tokens that follow there, [n].
+            weights: how many items each of them counts for, [n].
             scale: of the sum.
             attention: what `attention_arguments` gave.
         """
         states = self.causal.base_model(
             input_ids=input_ids, position_ids=position_ids, use_cache=False, **attention
         ).last_hidden_state[0]
-        total, losses = self.head(states.index_select(0, positions), targets, scale)
+        total, losses = self.head(states.index_select(0, positions), targets, weights, scale)
         return total, losses
 
 
@@ -88,16 +90,19 @@ class LossHead(nn.Module):
         divisor = getattr(config, "logits_scaling", None) or 1.0
         self.factor = (getattr(config, "logit_scale", None) or 1.0) / divisor
 
-    def forward(self, states: torch.Tensor, targets: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return `scale` times the sum of the losses, and each row's loss without gradient.
+    def forward(
+        self, states: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, scale: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `scale` times the weighted sum of the losses, and each row's loss, weighted too, without gradient.
 
         Args:
             states: [n, hidden size].
             targets: [n].
+            weights: of the losses, [n].
             scale: of the sum and its gradients.
         """
         apply: Callable[..., tuple[torch.Tensor, torch.Tensor]] = _HeadLoss.apply
-        return apply(states, self.weight, self.bias, targets, scale, self)
+        return apply(states, self.weight, self.bias, targets, weights, scale, self)
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -110,6 +115,7 @@ class _HeadLoss(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         targets: torch.Tensor,
+        weights: torch.Tensor,
         scale: float,
         head: LossHead,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,7 +130,7 @@ class _HeadLoss(torch.autograd.Function):
         for start in range(0, len(targets), head.chunk):
             chunk = slice(start, start + head.chunk)
             logits = linear(states[chunk], weight, bias)
-            losses[chunk] = _losses_then_gradients(logits, targets[chunk], scale, head)
+            losses[chunk] = _losses_then_gradients(logits, targets[chunk], weights[chunk], scale, head)
             grad_states[chunk] = logits @ weight
             if trained:
                 part = logits.t() @ states[chunk]
@@ -144,11 +150,13 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         *found, ok = ctx.saved_tensors
         factor = gradients[0] * ok
-        return (*(g if g is None else g * factor.to(g.dtype) for g in found), None, None, None)
+        return (*(g if g is None else g * factor.to(g.dtype) for g in found), None, None, None, None)
 
 
-def _losses_then_gradients(logits: torch.Tensor, targets: torch.Tensor, scale: float, head: LossHead) -> torch.Tensor:
-    """Return each row's loss, and overwrite the logits with the gradients of the scaled sum."""
+def _losses_then_gradients(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, scale: float, head: LossHead
+) -> torch.Tensor:
+    """Return each row's weighted loss, and overwrite the logits with the gradients of the scaled sum."""
     wide = torch.promote_types(logits.dtype, torch.float32)
     losses = []
     for start in range(0, len(targets), ROWS):
@@ -158,11 +166,12 @@ def _losses_then_gradients(logits: torch.Tensor, targets: torch.Tensor, scale: f
             bent = torch.tanh(rows / head.cap)
             rows = bent * head.cap
         wanted = targets[start : start + ROWS, None]
+        counts = weights[start : start + ROWS, None].to(wide)
         total = rows.logsumexp(-1, keepdim=True)
-        losses.append((total - rows.gather(-1, wanted))[:, 0])
+        losses.append(((total - rows.gather(-1, wanted)) * counts)[:, 0])
         rows = rows.sub_(total).exp_()
         rows.scatter_add_(-1, wanted, rows.new_full(wanted.shape, -1.0))
         if bent is not None:
             rows *= 1 - bent.square_()
-        logits[start : start + ROWS] = rows.mul_(scale * head.factor)
+        logits[start : start + ROWS] = rows.mul_(counts * (scale * head.factor))
     return torch.cat(losses)

@@ -3,10 +3,11 @@
 A pure function of the items' token counts, the mixture, the seed and the world size; `plan.step(k)` needs no history,
 so a resumed run needs one integer. The items and rows of a step do not depend on the world size, only their places do.
 Every rank has the same number of micro-steps in every step: what is missing is topped up with empty rows, micro-batches
-of weight zero. Ranks wait for each other in every micro-step, so rows of like cost stand side by side.
+of weight zero. Ranks wait for each other in every micro-step, so rows of like cost stand side by side. Items of a step
+that begin alike are laid into rows together, as a tree (see `prefixes`); one that fills a row begins again in another.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from agenttuning.errors import ConfigurationError, DataError
 from agenttuning.recipe import Training
 from agenttuning.training.mixture import Draw, Ints, draw_items, seed_of
 from agenttuning.training.packing import efficiency, pack
+from agenttuning.training.prefixes import GRAIN, PrefixIndex, tree
 from agenttuning.trajectory import content_hash
 
 LINEAR_TOKENS = 8192
@@ -31,33 +33,39 @@ class ItemCounts:
     Attributes:
         tokens: tokens of each item, int64 [n].
         supervised: supervised tokens of each item, int64 [n].
+        prefixes: which items begin alike; None: not known, so nothing is shared.
     """
 
     tokens: Ints
     supervised: Ints
+    prefixes: PrefixIndex | None = None
 
     @classmethod
-    def of(cls, tokens: npt.ArrayLike, supervised: npt.ArrayLike) -> "ItemCounts":
+    def of(cls, tokens: npt.ArrayLike, supervised: npt.ArrayLike, prefixes: PrefixIndex | None = None) -> "ItemCounts":
         """Build from anything that numpy reads, such as columns of an encoded table."""
-        return cls(np.asarray(tokens, np.int64), np.asarray(supervised, np.int64))
+        return cls(np.asarray(tokens, np.int64), np.asarray(supervised, np.int64), prefixes)
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One item in a row.
+    """One item in a row, or what several of them share.
 
     Attributes:
-        source: name of its source.
+        source: name of the source.
         index: row in the source's table.
         tokens: its tokens.
-        supervised: its supervised tokens.
-        parent: place in the row of the segment whose tokens this one continues; None: it stands alone.
+        supervised: supervised tokens of the item that ends here; 0 where several share this.
+        start: place of its first token in the item: the tokens of the segments above.
+        items: how many items go through it; 1: it is the end of one.
+        parent: place in the row of the segment whose tokens this one continues; None: it begins its items.
     """
 
     source: str
     index: int
     tokens: int
     supervised: int
+    start: int = 0
+    items: int = 1
     parent: int | None = None
 
 
@@ -71,7 +79,7 @@ class StepPlan:
     Attributes:
         number: the step, from 0.
         ranks: for each rank its rows, one per micro-step; an empty row is a micro-batch of weight zero.
-        tokens: tokens of the step over all ranks.
+        tokens: tokens of the step's items over all ranks.
         supervised: supervised tokens of the step over all ranks: what the summed loss is divided by.
     """
 
@@ -85,6 +93,11 @@ class StepPlan:
         """Micro-steps of each rank."""
         return len(self.ranks[0])
 
+    @property
+    def computed(self) -> int:
+        """Tokens that pass through the network: shared ones once."""
+        return sum(segment.tokens for rank in self.ranks for row in rank for segment in row)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -95,7 +108,8 @@ class Plan:
         row_tokens: capacity of a row.
         seed: orders rows and items.
         world_size: ranks.
-        tokens: tokens of each step, int64 [steps].
+        share_prefixes: items of a row that begin alike go through the network as a tree.
+        tokens: tokens of each step's items, int64 [steps].
         supervised: supervised tokens of each step, int64 [steps].
     """
 
@@ -104,6 +118,7 @@ class Plan:
     row_tokens: int
     seed: int
     world_size: int
+    share_prefixes: bool
     tokens: Ints = field(repr=False)
     supervised: Ints = field(repr=False)
 
@@ -116,18 +131,24 @@ class Plan:
     def fingerprint(self) -> str:
         """Hash of everything but the world size: equal fingerprints train the same rows in the same steps."""
         draw = self.draw
-        parts = [draw.sources, self.row_tokens, self.seed, draw.source.tolist(), draw.index.tolist()]
+        rules = [self.row_tokens, self.seed, self.share_prefixes]
+        parts = [draw.sources, rules, draw.source.tolist(), draw.index.tolist()]
         counts = [[c.tokens.tolist(), c.supervised.tolist()] for c in self.items.values()]
         return content_hash([parts, counts])
 
     def rows(self, number: int) -> list[Row]:
         """Return the packed rows of step `number`, the same for every world size."""
-        segments = [
-            Segment(s, i, int(self.items[s].tokens[i]), int(self.items[s].supervised[i]))
-            for s, i in self.draw.step(number)
-        ]
-        packed = pack([s.tokens for s in segments], self.row_tokens, seed_of(f"{self.seed}/rows/{number}"))
-        return [tuple(segments[i] for i in row) for row in packed]
+        drawn = self.draw.step(number)
+        if self.share_prefixes:
+            chosen: dict[str, list[int]] = {}
+            for source, index in drawn:
+                chosen.setdefault(source, []).append(index)
+            parts = [part for s, found in chosen.items() for part in _shared(s, self.items[s], found, self.row_tokens)]
+        else:
+            parts = [(_whole(s, self.items[s], i),) for s, i in drawn]
+        sizes = [sum(segment.tokens for segment in part) for part in parts]
+        packed = pack(sizes, self.row_tokens, seed_of(f"{self.seed}/rows/{number}"))
+        return [_joined([parts[i] for i in row]) for row in packed]
 
     def step(self, number: int) -> StepPlan:
         """Return step `number`, from 0.
@@ -142,11 +163,12 @@ class Plan:
 
     def summary(self) -> dict[str, Any]:
         """Return what the plan amounts to: rows, packing efficiency, balance, and the realised mixture by source."""
-        rows = micro_steps = 0
+        rows = micro_steps = computed = 0
         cost = waited = 0.0
         for number in range(self.steps):
             step = self.step(number)
             micro_steps += step.micro_steps
+            computed += step.computed
             for column in zip(*step.ranks, strict=True):
                 costs = [row_cost(row) for row in column]
                 rows += sum(map(bool, column))
@@ -160,7 +182,8 @@ class Plan:
             "supervised": int(self.supervised.sum()),
             "rows": rows,
             "micro_steps": micro_steps,
-            "packing_efficiency": efficiency(tokens, rows, self.row_tokens),
+            "prefix_tokens_saved": tokens - computed,
+            "packing_efficiency": efficiency(computed, rows, self.row_tokens),
             "rank_balance": cost / waited if waited else 1.0,
             "mixture": self._mixture(tokens),
         }
@@ -190,7 +213,7 @@ def make_plan(
     Args:
         items: token counts of each source's items.
         weights: share of each source in the items of every step.
-        training: reads `steps`, `items_per_step` and `row_tokens`.
+        training: reads `steps`, `items_per_step`, `row_tokens` and `share_prefixes`.
         seed: of the run.
         world_size: ranks.
 
@@ -210,12 +233,65 @@ def make_plan(
         tokens[places] = items[name].tokens[draw.index[places]]
         supervised[places] = items[name].supervised[draw.index[places]]
     used = {name: items[name] for name in draw.sources}
-    return Plan(draw, used, training.row_tokens, seed, world_size, tokens.sum(axis=1), supervised.sum(axis=1))
+    rules = (training.row_tokens, seed, world_size, training.share_prefixes)
+    return Plan(draw, used, *rules, tokens.sum(axis=1), supervised.sum(axis=1))
 
 
 def row_cost(row: Row) -> float:
     """Return the relative time of a row's forward and backward pass; 0 for an empty row."""
-    return float(sum(s.tokens * (s.tokens + LINEAR_TOKENS) for s in row))
+    return float(sum(s.tokens * (s.tokens + 2 * s.start + LINEAR_TOKENS) for s in row))
+
+
+def _whole(source: str, counts: ItemCounts, index: int) -> Segment:
+    return Segment(source, index, int(counts.tokens[index]), int(counts.supervised[index]))
+
+
+def _shared(source: str, counts: ItemCounts, drawn: list[int], row_tokens: int) -> list[Row]:
+    """Return the drawn items of a source as trees that fit a row each; where nothing is shared, as single segments."""
+    if counts.prefixes is None:
+        return [(_whole(source, counts, index),) for index in drawn]
+    chosen = np.asarray(drawn, np.int64)
+    order, shared = counts.prefixes.in_order(chosen)
+    index = chosen[order]
+    lengths = counts.tokens[index]
+    # An item that is drawn twice shares all of itself but the last token.
+    cuts = np.minimum(shared, (lengths - 1) // GRAIN * GRAIN).tolist()
+    tokens = lengths.tolist()
+    trees: list[Row] = []
+    first, size = 0, tokens[0]
+    for number in range(1, len(tokens) + 1):
+        if number < len(tokens) and cuts[number] and size + tokens[number] - cuts[number] <= row_tokens:
+            size += tokens[number] - cuts[number]
+            continue
+        nodes = tree(tokens[first:number], cuts[first:number])
+        ends = counts.supervised[index[first:number]].tolist()
+        items = index[first:number].tolist()
+        trees.append(
+            tuple(
+                Segment(
+                    source,
+                    items[n.item],
+                    n.stop - n.start,
+                    ends[n.item] if n.items == 1 else 0,
+                    n.start,
+                    n.items,
+                    n.parent,
+                )
+                for n in nodes
+            )
+        )
+        if number < len(tokens):
+            first, size = number, tokens[number]
+    return trees
+
+
+def _joined(parts: list[Row]) -> Row:
+    """Return one row of several parts, each of whose parents lies in itself."""
+    row: list[Segment] = []
+    for part in parts:
+        before = len(row)
+        row += [s if s.parent is None or not before else replace(s, parent=s.parent + before) for s in part]
+    return tuple(row)
 
 
 def _check_items(name: str, counts: ItemCounts, row_tokens: int) -> None:

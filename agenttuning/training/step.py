@@ -67,9 +67,10 @@ def run_step(
         "grad_norm": norm,
         "tokens": step.tokens,
         "supervised_tokens": step.supervised,
+        "shared_tokens": step.tokens - step.computed,
         "tokens_per_second": step.tokens / seconds,
         "supervised_tokens_per_second": step.supervised / seconds,
-        "packing_efficiency": efficiency(step.tokens, len(rows), training.row_tokens),
+        "packing_efficiency": efficiency(step.computed, len(rows), training.row_tokens),
         "micro_steps": step.micro_steps,
         "seconds": seconds,
         "elapsed_seconds": progress.seconds,
@@ -114,7 +115,7 @@ def _accumulate(
         if not batch.empty:
             sources = batch.sources.to(ranks.device)
             sums[0].index_add_(0, sources, losses.double())
-            sums[1].index_add_(0, sources, torch.ones_like(losses, dtype=torch.float64))
+            sums[1].index_add_(0, sources, batch.weights.to(ranks.device).double())
     found: list[list[float]] = sums.tolist()
     return found[0], found[1]
 
@@ -125,5 +126,6 @@ def _advance(progress: Progress, step: StepPlan, rows: list[Row], seconds: float
     progress.bad_steps += not updated
     progress.tokens += step.tokens
     progress.supervised += step.supervised
-    drawn = Counter(segment.source for row in rows for segment in row)
+    progress.shared += step.tokens - step.computed
+    drawn = Counter(segment.source for row in rows for segment in row if segment.items == 1)
     progress.items = dict(Counter(progress.items) + drawn)

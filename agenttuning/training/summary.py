@@ -28,6 +28,7 @@ class TrainSummary:
         bad_steps: steps skipped for a loss or gradient that was not finite.
         tokens: tokens trained on.
         supervised_tokens: those of them with a loss.
+        prefix_tokens_saved: those of them that did not pass through the network again, being shared.
         items: items by source.
         item_share: share of each source in the items.
         epochs: how often each source was gone through.
@@ -50,6 +51,7 @@ class TrainSummary:
     bad_steps: int
     tokens: int
     supervised_tokens: int
+    prefix_tokens_saved: int
     items: dict[str, int]
     item_share: dict[str, float]
     epochs: dict[str, float]
@@ -83,6 +85,7 @@ def summarise(progress: Progress, plan: Plan, numerics: Numerics, workers: int, 
         bad_steps=progress.bad_steps,
         tokens=progress.tokens,
         supervised_tokens=progress.supervised,
+        prefix_tokens_saved=progress.shared,
         items=progress.items,
         item_share={name: count / drawn for name, count in progress.items.items()},
         epochs={name: count / sizes[name] for name, count in progress.items.items()},

@@ -129,7 +129,7 @@ class ZeroEngine:
     def losses(self, batch: Batch, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the scaled sum and each supervised token's loss."""
         device = self._numerics.device
-        attention = attention_arguments(batch.lengths, self._numerics.attention, device)
+        attention = attention_arguments(batch.lengths, batch.parents, self._numerics.attention, device)
         total, losses = self._engine(**batch.inputs(device), scale=scale, attention=attention)
         return total, losses
 

@@ -22,6 +22,7 @@ from agenttuning.recipe import Training
 from agenttuning.storage import Store
 from agenttuning.training.batch import Items, load_items
 from agenttuning.training.plan import Plan, make_plan
+from agenttuning.training.prefixes import sort_items
 
 VOCABULARY = 199
 WEIGHTS = {"agent": 0.25, "general": 0.75}
@@ -41,8 +42,8 @@ def save_small_model(path: Path, dtype: torch.dtype = torch.float32, tied: bool 
     return path
 
 
-def write_items(path: Path, longest: int = 60, seed: int = 0) -> Store:
-    """Two sources of random items, about a third of whose tokens are supervised."""
+def write_items(path: Path, longest: int = 60, seed: int = 0, common: int = 0) -> Store:
+    """Two sources of random items, a third of their tokens supervised; the agent's all begin with `common` tokens."""
     rng = np.random.default_rng(seed)
     store = Store(str(path))
     for name, count in (("agent", 12), ("general", 30)):
@@ -52,9 +53,14 @@ def write_items(path: Path, longest: int = 60, seed: int = 0) -> Store:
             mask = rng.random(size) < 0.35
             mask[0], mask[-1] = False, True
             ids = rng.integers(3, VOCABULARY, size).tolist()
+            if name == "agent" and common:
+                ids, mask = [*range(5, 5 + common), *ids], np.concatenate([np.zeros(common, bool), mask])
+                size += common
             rows.append({"id": f"{name}-{number}", "source": name, "ids": ids, "mask": mask.tolist(),
                          "tokens": size, "supervised": int(mask.sum())})  # fmt: skip
-        store.write_table(f"{name}.parquet", pa.Table.from_pylist(rows))
+        place, shared = sort_items([np.asarray(r["ids"]) for r in rows], [np.asarray(r["mask"]) for r in rows])
+        table = pa.Table.from_pylist(rows).append_column("place", pa.array(place))
+        store.write_table(f"{name}.parquet", table.append_column("shared", pa.array(shared)))
     return store
 
 

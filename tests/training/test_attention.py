@@ -1,3 +1,6 @@
+import random
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -5,8 +8,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from agenttuning.errors import ConfigurationError
-from agenttuning.training import attention
-from agenttuning.training.attention import attention_arguments, segment_attention
+from agenttuning.training import attention, varlen_attention
+from agenttuning.training.attention import attention_arguments, packed_attention, segment_attention
 from agenttuning.training.blocked_attention import blocked_attention
 
 LAYER = torch.nn.Identity()
@@ -101,8 +104,92 @@ def test_a_window_no_shorter_than_every_segment_changes_nothing() -> None:
     assert torch.equal(free, windowed)
 
 
-def test_flash_attention_gets_cumulative_lengths_and_plain_numbers() -> None:
-    told = attention_arguments([3, 5, 2], "flash_attention_2", "cpu")
-    assert told["cu_seq_lens_q"].tolist() == [0, 3, 8, 10]
-    assert told["cu_seq_lens_q"].dtype == torch.int32
-    assert (told["max_length_q"], told["max_length_k"]) == (5, 5)
+def a_tree(rng: random.Random) -> tuple[list[int], list[int | None]]:
+    """Lengths of a row's segments, and which one each of them continues."""
+    parents: list[int | None] = []
+    for number in range(rng.randint(1, 7)):
+        parents.append(rng.choice([None, *range(number)]) if number else None)
+    return [rng.randint(1, 9) for _ in parents], parents
+
+
+def each_whole(row: torch.Tensor, lengths: list[int], parents: list[int | None]) -> list[torch.Tensor]:
+    """For each segment its tokens behind those of all that it continues."""
+    ends: list[torch.Tensor] = []
+    for part, parent in zip(torch.split(row, lengths, 2), parents, strict=True):
+        ends.append(part if parent is None else torch.cat([ends[parent], part], 2))
+    return ends
+
+
+@settings(max_examples=40, deadline=None)
+@given(rng=st.randoms(use_true_random=False))
+def test_a_segment_attends_to_itself_and_to_all_that_it_continues(rng: random.Random) -> None:
+    lengths, parents = a_tree(rng)
+    inputs = heads(sum(lengths), torch.float64)
+    row, _ = segment_attention(LAYER, *inputs, None, segment_lengths=lengths, segment_parents=parents)
+    wholes = [each_whole(x, lengths, parents) for x in inputs]
+    wanted = []
+    for q, k, v, length in zip(*wholes, lengths, strict=True):
+        alone = scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
+        wanted.append(alone[:, -length:])
+    torch.testing.assert_close(row, torch.cat(wanted, 1), rtol=1e-12, atol=1e-12)
+    for mine, theirs in zip(grads(row, inputs), grads(torch.cat(wanted, 1), inputs), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(("tokens", "above"), [(1, 5), (7, 300), (256, 1), (300, 257)])
+def test_the_blocked_kernel_is_exact_behind_a_shared_beginning(tokens: int, above: int) -> None:
+    query, key, value = heads(tokens + above, torch.float64)
+    whole = scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.3, enable_gqa=True)
+    wanted = whole.transpose(1, 2)[:, above:]
+    mine = blocked_attention(query[:, :, above:], key, value, 0.3)
+    torch.testing.assert_close(mine, wanted, rtol=1e-10, atol=1e-10)
+    inputs = [query, key, value]
+    for found, exact in zip(grads(mine, inputs), grads(wanted, inputs), strict=True):
+        torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-5)
+
+
+def reference_varlen(q: Any, k: Any, v: Any, lengths: Any, scale: float) -> torch.Tensor:
+    """What variable-length kernels compute: per segment, causal, aligned with the last key."""
+    out = []
+    for number in range(len(lengths[0]) - 1):
+        (a, b), (c, d) = (ends[number : number + 2].tolist() for ends in lengths[:2])
+        mask = torch.ones(b - a, d - c, dtype=torch.bool).tril(d - c - (b - a))
+        parts = (x.transpose(0, 1)[None] for x in (q[a:b], k[c:d], v[c:d]))
+        out.append(scaled_dot_product_attention(*parts, mask, scale=scale, enable_gqa=True)[0].transpose(0, 1))
+    assert lengths[2:] == (int(lengths[0].diff().max()), int(lengths[1].diff().max()))
+    assert {ends.dtype for ends in lengths[:2]} == {torch.int32}
+    return torch.cat(out)
+
+
+@settings(max_examples=25, deadline=None)
+@given(rng=st.randoms(use_true_random=False))
+def test_one_varlen_call_gives_what_the_segments_give(rng: random.Random) -> None:
+    """The kernel itself needs a GPU; what it is told is checked with one that computes by its definition."""
+    lengths, parents = a_tree(rng)
+    inputs = heads(sum(lengths), torch.float64)
+    told = attention_arguments(lengths, parents, "flash_attention_2", "cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(varlen_attention, "_call", lambda kernel: reference_varlen)
+        packed, _ = packed_attention(LAYER, *inputs, None, kernel="flash_attention_2", **told)
+    row, _ = segment_attention(LAYER, *inputs, None, segment_lengths=lengths, segment_parents=parents)
+    torch.testing.assert_close(packed, row, rtol=1e-10, atol=1e-10)
+
+
+def test_rows_without_shared_beginnings_gather_no_keys() -> None:
+    row = attention_arguments([3, 5, 2], [None] * 3, "varlen", "cpu")["packed_layout"]
+    assert row.keys is None
+    assert row.query_ends.tolist() == row.key_ends.tolist() == [0, 3, 8, 10]
+    assert (row.longest_query, row.longest_key) == (5, 5)
+
+
+def test_pytorch_brings_a_kernel_for_gpus_and_transformers_builds_no_mask_for_it() -> None:
+    from transformers import AttentionInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    attention.register_attention()
+    assert "varlen" in varlen_attention.installed()
+    for kernel in [attention.SEGMENTS, *varlen_attention.KERNELS]:
+        name = attention.implementation_of(kernel)
+        assert name in AttentionInterface().valid_keys()
+        assert name not in ALL_MASK_ATTENTION_FUNCTIONS.valid_keys()
+        assert "flash" not in name

@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -123,6 +124,17 @@ def test_what_the_template_cannot_express_is_an_error_with_its_id(renderer: Rend
     tool = Turn(role="tool", content="12")
     with pytest.raises(DataError, match="conversation x2 of agent: turn 2 has the role `tool`"):
         encode_conversations([item.model_copy(update={"turns": (*item.turns, tool)})], renderer, 100)
+
+
+def test_items_that_begin_alike_are_known(renderer: Renderer) -> None:
+    table, _ = encode_conversations([conversation(n, "same opening", f"reply {n}") for n in "ab"], renderer, 4096)
+    ids = [np.asarray(x) for x in table["ids"].to_pylist()]
+    second = table["place"].to_pylist().index(1)
+    shared = table["shared"].to_pylist()
+    assert shared[1 - second] == 0
+    assert 0 < shared[second] < min(map(len, ids))
+    assert (ids[0][: shared[second]] == ids[1][: shared[second]]).all()
+    assert ids[0][shared[second]] != ids[1][shared[second]]
 
 
 def test_nothing_gives_an_empty_table(renderer: Renderer) -> None:

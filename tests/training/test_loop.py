@@ -73,6 +73,22 @@ def test_two_ranks_train_what_one_does(
     assert_close(Store(str(tmp_path / "run")), one_rank, 5e-5)
 
 
+def test_shared_beginnings_train_what_separate_items_do(model: Path, tmp_path: Path) -> None:
+    """float32, ten steps at a high learning rate: on one rank, and on two under ZeRO-3."""
+    store = write_items(tmp_path / "items", common=70)
+    items = load_items(store, ["agent", "general"])
+    outputs = {name: Store(str(tmp_path / name)) for name in ("apart", "tree", "ranks")}
+    for name, share in (("apart", False), ("tree", True)):
+        training = small_training(share_prefixes=share, row_tokens=256, items_per_step=10)
+        train(TrainConfig(training, model, outputs[name], seed=1), plan_for(items, training), items)
+    run_workers(model, store, tmp_path / "ranks", training.model_copy(update={"zero_stage": 3}), world_size=2)
+    assert sum(m["shared_tokens"] for m in history(outputs["tree"])) > 500
+    assert read_summary(outputs["tree"]).prefix_tokens_saved > 500  # type: ignore[union-attr]
+    for name in ("tree", "ranks"):
+        assert_close(outputs[name], outputs["apart"], 5e-5)
+        assert history(outputs[name])[-1]["items/agent"] == history(outputs["apart"])[-1]["items/agent"]
+
+
 def test_zero_on_one_rank_trains_what_plain_pytorch_does(
     model: Path, store: Store, one_rank: Store, tmp_path: Path
 ) -> None:

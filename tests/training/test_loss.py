@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from agenttuning.errors import ConfigurationError, DataError
-from agenttuning.training.attention import attention_arguments, register_segments
+from agenttuning.training.attention import attention_arguments, register_attention
 from agenttuning.training.batch import Items, make_batch
 from agenttuning.training.loss import LossHead, PackedCausalLM
 from agenttuning.training.plan import Segment
@@ -31,7 +31,8 @@ def items_of(lengths: list[int], seed: int = 0) -> tuple[dict[str, Items], list[
         mask = rng.random(size) < 0.5
         mask[0], mask[-1] = False, True
         rows.append({"id": f"i{number}", "source": "s", "ids": rng.integers(0, VOCABULARY, size).tolist(),
-                     "mask": mask.tolist(), "tokens": size, "supervised": int(mask.sum())})  # fmt: skip
+                     "mask": mask.tolist(), "tokens": size, "supervised": int(mask.sum()), "place": number,
+                     "shared": 0})  # fmt: skip
     segments = [Segment("s", n, r["tokens"], r["supervised"]) for n, r in enumerate(rows)]
     return {"s": Items("s", pa.Table.from_pylist(rows))}, segments
 
@@ -40,7 +41,7 @@ def items_of(lengths: list[int], seed: int = 0) -> tuple[dict[str, Items], list[
 def causal(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from transformers import AutoModelForCausalLM
 
-    register_segments()
+    register_attention()
     path = save_small_model(tmp_path_factory.mktemp("model"))
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64, attn_implementation="segments")
 
@@ -51,7 +52,7 @@ def trained(model: PackedCausalLM, rows: list[list[Segment]], items: dict[str, I
     total, losses = 0.0, []
     for row in rows:
         batch = make_batch(tuple(row), items)
-        told = attention_arguments(batch.lengths, "segments", "cpu")
+        told = attention_arguments(batch.lengths, batch.parents, "segments", "cpu")
         part, each = model(**batch.inputs("cpu"), scale=scale, attention=told)
         part.backward()
         total += part.item()
@@ -100,7 +101,8 @@ def test_the_head_gives_the_gradients_of_autograd(rows: int, chunk: int, cap: fl
     states = torch.randn(rows, 8, dtype=torch.float64, requires_grad=True)
     targets = torch.randint(0, 31, (rows,))
     config = Config(final_logit_softcapping=cap, logit_scale=1.5) if cap else Config()
-    total, losses = LossHead(head, config, chunk)(states, targets, 0.25)
+    weights = torch.randint(1, 4, (rows,)).float()
+    total, losses = LossHead(head, config, chunk)(states, targets, weights, 0.25)
     total.backward()
     mine = [states.grad, head.weight.grad, head.bias.grad if bias else None]
     states.grad, head.weight.grad = None, None
@@ -108,7 +110,7 @@ def test_the_head_gives_the_gradients_of_autograd(rows: int, chunk: int, cap: fl
         head.bias.grad = None
     logits = head(states) * (1.5 if cap else 1.0)
     bent = torch.tanh(logits / cap) * cap if cap else logits
-    each = cross_entropy(bent, targets, reduction="none")
+    each = cross_entropy(bent, targets, reduction="none") * weights
     (each.sum() * 0.25).backward()
     torch.testing.assert_close(losses, each.detach())
     for found, wanted in zip(mine, [states.grad, head.weight.grad, head.bias.grad if bias else None], strict=True):
@@ -120,7 +122,7 @@ def test_bfloat16_logits_are_summed_in_float32() -> None:
     head = nn.Linear(16, 5000, bias=False).bfloat16()
     states = torch.randn(50, 16).bfloat16()
     targets = torch.randint(0, 5000, (50,))
-    _, losses = LossHead(head, Config(), 4096)(states, targets, 1.0)
+    _, losses = LossHead(head, Config(), 4096)(states, targets, torch.ones(50), 1.0)
     assert losses.dtype == torch.float32
     exact = cross_entropy(head(states).double(), targets, reduction="none")
     torch.testing.assert_close(losses.double(), exact, rtol=1e-5, atol=1e-5)
@@ -141,7 +143,7 @@ def test_an_empty_row_adds_nothing(causal: Any) -> None:
     model = PackedCausalLM(causal, 64)
     without = trained(model, [segments], items, 0.5)
     batch = make_batch((), items)
-    total, _ = model(**batch.inputs("cpu"), scale=0.0, attention=attention_arguments([2], "segments", "cpu"))
+    total, _ = model(**batch.inputs("cpu"), scale=0.0, attention=attention_arguments([2], [None], "segments", "cpu"))
     total.backward()
     assert total.item() == 0
     for name, parameter in model.named_parameters():
@@ -156,7 +158,7 @@ def test_an_item_whose_mask_is_not_what_the_plan_says_is_named() -> None:
 
 
 def test_a_table_without_its_columns_is_refused() -> None:
-    with pytest.raises(DataError, match="lacks ids, mask"):
+    with pytest.raises(DataError, match="lacks ids, mask, place, shared"):
         Items("s", pa.table({"id": ["a"], "tokens": [1], "supervised": [1]}))
 
 
