@@ -16,8 +16,8 @@ import torch
 
 from agenttuning.errors import DataError
 from agenttuning.storage import Store
-from agenttuning.training.plan import ItemCounts, Row
 from agenttuning.training.prefixes import PrefixIndex
+from agenttuning.training.rows import ItemCounts, Row
 
 IGNORED = -1
 """Source number of the stand-in token of an empty row."""

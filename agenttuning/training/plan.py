@@ -11,65 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from agenttuning.errors import ConfigurationError, DataError
 from agenttuning.recipe import Training
+from agenttuning.training.look_ahead import WINDOW, fill_rows
 from agenttuning.training.mixture import Draw, Ints, draw_items, seed_of
 from agenttuning.training.packing import efficiency, pack
-from agenttuning.training.prefixes import GRAIN, PrefixIndex, tree
+from agenttuning.training.rows import ItemCounts, Row, joined, row_cost, row_parts
 from agenttuning.trajectory import content_hash
-
-LINEAR_TOKENS = 8192
-"""Cost of a row = sum of tokens x (tokens + this) over its segments: matrix products grow with the tokens, attention
-with their square. The two are equal in a Llama block at about 12 x hidden size; the constant lies low, since rows of
-one step differ little in tokens and much in squares."""
-
-
-@dataclass(frozen=True)
-class ItemCounts:
-    """What the plan knows of a source's items.
-
-    Attributes:
-        tokens: tokens of each item, int64 [n].
-        supervised: supervised tokens of each item, int64 [n].
-        prefixes: which items begin alike; None: not known, so nothing is shared.
-    """
-
-    tokens: Ints
-    supervised: Ints
-    prefixes: PrefixIndex | None = None
-
-    @classmethod
-    def of(cls, tokens: npt.ArrayLike, supervised: npt.ArrayLike, prefixes: PrefixIndex | None = None) -> "ItemCounts":
-        """Build from anything that numpy reads, such as columns of an encoded table."""
-        return cls(np.asarray(tokens, np.int64), np.asarray(supervised, np.int64), prefixes)
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One item in a row, or what several of them share.
-
-    Attributes:
-        source: name of the source.
-        index: row in the source's table.
-        tokens: its tokens.
-        supervised: supervised tokens of the item that ends here; 0 where several share this.
-        start: place of its first token in the item: the tokens of the segments above.
-        items: how many items go through it; 1: it is the end of one.
-        parent: place in the row of the segment whose tokens this one continues; None: it begins its items.
-    """
-
-    source: str
-    index: int
-    tokens: int
-    supervised: int
-    start: int = 0
-    items: int = 1
-    parent: int | None = None
-
-
-Row = tuple[Segment, ...]
 
 
 @dataclass(frozen=True)
@@ -138,17 +87,10 @@ class Plan:
 
     def rows(self, number: int) -> list[Row]:
         """Return the packed rows of step `number`, the same for every world size."""
-        drawn = self.draw.step(number)
-        if self.share_prefixes:
-            chosen: dict[str, list[int]] = {}
-            for source, index in drawn:
-                chosen.setdefault(source, []).append(index)
-            parts = [part for s, found in chosen.items() for part in _shared(s, self.items[s], found, self.row_tokens)]
-        else:
-            parts = [(_whole(s, self.items[s], i),) for s, i in drawn]
+        parts = row_parts(self.draw.step(number), self.items, self.row_tokens, self.share_prefixes)
         sizes = [sum(segment.tokens for segment in part) for part in parts]
         packed = pack(sizes, self.row_tokens, seed_of(f"{self.seed}/rows/{number}"))
-        return [_joined([parts[i] for i in row]) for row in packed]
+        return [joined([parts[i] for i in row]) for row in packed]
 
     def step(self, number: int) -> StepPlan:
         """Return step `number`, from 0.
@@ -226,7 +168,9 @@ def make_plan(
     for name, counts in items.items():
         _check_items(name, counts, training.row_tokens)
     sizes = {name: len(counts.tokens) for name, counts in items.items()}
-    draw = draw_items(weights, sizes, training.steps, training.items_per_step, seed)
+    draw = _filled(
+        draw_items(weights, sizes, training.steps + WINDOW, training.items_per_step, seed), items, training.row_tokens
+    )
     tokens, supervised = np.zeros_like(draw.source), np.zeros_like(draw.source)
     for number, name in enumerate(draw.sources):
         places = draw.source == number
@@ -237,61 +181,10 @@ def make_plan(
     return Plan(draw, used, *rules, tokens.sum(axis=1), supervised.sum(axis=1))
 
 
-def row_cost(row: Row) -> float:
-    """Return the relative time of a row's forward and backward pass; 0 for an empty row."""
-    return float(sum(s.tokens * (s.tokens + 2 * s.start + LINEAR_TOKENS) for s in row))
-
-
-def _whole(source: str, counts: ItemCounts, index: int) -> Segment:
-    return Segment(source, index, int(counts.tokens[index]), int(counts.supervised[index]))
-
-
-def _shared(source: str, counts: ItemCounts, drawn: list[int], row_tokens: int) -> list[Row]:
-    """Return the drawn items of a source as trees that fit a row each; where nothing is shared, as single segments."""
-    if counts.prefixes is None:
-        return [(_whole(source, counts, index),) for index in drawn]
-    chosen = np.asarray(drawn, np.int64)
-    order, shared = counts.prefixes.in_order(chosen)
-    index = chosen[order]
-    lengths = counts.tokens[index]
-    # An item that is drawn twice shares all of itself but the last token.
-    cuts = np.minimum(shared, (lengths - 1) // GRAIN * GRAIN).tolist()
-    tokens = lengths.tolist()
-    trees: list[Row] = []
-    first, size = 0, tokens[0]
-    for number in range(1, len(tokens) + 1):
-        if number < len(tokens) and cuts[number] and size + tokens[number] - cuts[number] <= row_tokens:
-            size += tokens[number] - cuts[number]
-            continue
-        nodes = tree(tokens[first:number], cuts[first:number])
-        ends = counts.supervised[index[first:number]].tolist()
-        items = index[first:number].tolist()
-        trees.append(
-            tuple(
-                Segment(
-                    source,
-                    items[n.item],
-                    n.stop - n.start,
-                    ends[n.item] if n.items == 1 else 0,
-                    n.start,
-                    n.items,
-                    n.parent,
-                )
-                for n in nodes
-            )
-        )
-        if number < len(tokens):
-            first, size = number, tokens[number]
-    return trees
-
-
-def _joined(parts: list[Row]) -> Row:
-    """Return one row of several parts, each of whose parents lies in itself."""
-    row: list[Segment] = []
-    for part in parts:
-        before = len(row)
-        row += [s if s.parent is None or not before else replace(s, parent=s.parent + before) for s in part]
-    return tuple(row)
+def _filled(draw: Draw, items: dict[str, ItemCounts], row_tokens: int) -> Draw:
+    """Return the draw without its last `WINDOW` steps, which the steps before may have swapped items with."""
+    filled = fill_rows(draw, [items[name].tokens for name in draw.sources], row_tokens)
+    return replace(filled, source=filled.source[:-WINDOW], index=filled.index[:-WINDOW])
 
 
 def _check_items(name: str, counts: ItemCounts, row_tokens: int) -> None:

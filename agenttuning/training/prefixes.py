@@ -89,11 +89,12 @@ class PrefixIndex:
             last = self._least[-1]
             self._least.append(np.minimum(last[: least.size - width + 1], last[width // 2 :][: least.size - width + 1]))
 
-    def in_order(self, chosen: Ints) -> tuple[Ints, Ints]:
+    def in_order(self, chosen: Ints, tokens: Ints) -> tuple[Ints, Ints]:
         """Sort chosen items so that those that begin alike are neighbours.
 
         Args:
             chosen: items, int64 [m]; one may come twice.
+            tokens: their tokens, int64 [m].
 
         Returns:
             Positions in `chosen`, int64 [m], and the tokens that each has in common with the one before, down to a
@@ -104,6 +105,8 @@ class PrefixIndex:
         if order.size > 1:
             places = self.place[chosen[order]]
             cuts[1:] = self._between(places[:-1] + 1, places[1:])
+        # An item that is chosen twice shares all of itself but the last token.
+        cuts = np.minimum(cuts, tokens[order])
         return order, np.maximum(cuts - 1, 0) // GRAIN * GRAIN
 
     def _between(self, first: Ints, last: Ints) -> Ints:

@@ -18,8 +18,9 @@ from agenttuning.training.batch import Items, make_batch
 from agenttuning.training.checkpoint import Progress
 from agenttuning.training.engine import Engine
 from agenttuning.training.packing import efficiency
-from agenttuning.training.plan import Row, StepPlan
+from agenttuning.training.plan import StepPlan
 from agenttuning.training.ranks import Ranks
+from agenttuning.training.rows import Row
 
 
 def run_step(

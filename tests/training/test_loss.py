@@ -14,7 +14,7 @@ from agenttuning.errors import ConfigurationError, DataError
 from agenttuning.training.attention import attention_arguments, register_attention
 from agenttuning.training.batch import Items, make_batch
 from agenttuning.training.loss import LossHead, PackedCausalLM
-from agenttuning.training.plan import Segment
+from agenttuning.training.rows import Segment
 
 
 class Config:

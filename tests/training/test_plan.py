@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from agenttuning.errors import ConfigurationError, DataError
 from agenttuning.recipe import Training
-from agenttuning.training.plan import ItemCounts, Plan, make_plan, row_cost
+from agenttuning.training.plan import Plan, make_plan
+from agenttuning.training.rows import ItemCounts, row_cost
 
 WEIGHTS = {"agent": 0.2, "general": 0.8}
 

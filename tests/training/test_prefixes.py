@@ -15,17 +15,14 @@ from agenttuning.training.attention import register_attention
 from agenttuning.training.batch import Items, make_batch
 from agenttuning.training.loss import PackedCausalLM
 from agenttuning.training.plan import Plan, make_plan
-from agenttuning.training.prefixes import PrefixIndex, sort_items, tree
+from agenttuning.training.prefixes import sort_items, tree
 
 GRAIN = 4
 
 
 @pytest.fixture(autouse=True)
 def small_grain(monkeypatch: pytest.MonkeyPatch) -> None:
-    from agenttuning.training import plan
-
     monkeypatch.setattr(prefixes, "GRAIN", GRAIN)
-    monkeypatch.setattr(plan, "GRAIN", GRAIN)
 
 
 def family(rng: np.random.Generator, count: int) -> list[tuple[list[int], list[bool]]]:
@@ -79,17 +76,14 @@ def test_any_choice_of_items_knows_what_its_neighbours_share(seed: int, count: i
     rows = family(rng, count)
     items = table(rows)
     picks = rng.integers(0, count, chosen)
-    order, cuts = PrefixIndex(
-        *sort_items(*map(list, zip(*[(np.asarray(i), np.asarray(m)) for i, m in rows], strict=True)))
-    ).in_order(picks)
+    assert items.counts.prefixes is not None
+    order, cuts = items.counts.prefixes.in_order(picks, items.counts.tokens[picks])
     assert sorted(order.tolist()) == list(range(chosen))
     assert cuts[0] == 0
     for number in range(1, chosen):
         one, other = picks[order[number - 1]], picks[order[number]]
         wanted = max(0, common(rows[one], rows[other]) - 1) // GRAIN * GRAIN
-        limit = (len(rows[other][0]) - 1) // GRAIN * GRAIN
-        assert min(cuts[number], limit) == wanted
-    assert items.counts.prefixes is not None
+        assert cuts[number] == wanted
 
 
 @settings(max_examples=60, deadline=None)
