@@ -8,6 +8,7 @@ SOME = {
     "os": ("read_key", "run_script"),
     "db": ("lookup", "join"),
     "alfworld": ("pick_and_place_simple", "pick_heat_then_place_in_recep"),
+    "webshop": ("home", "grocery"),
 }
 
 
