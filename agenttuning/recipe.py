@@ -181,6 +181,17 @@ class Mixture(Section):
     """`drop`, or `cut` at a turn boundary keeping the opening turns; both are counted."""
 
 
+class Lora(Section):
+    """Low-rank adapters instead of all weights; merged into the exported model."""
+
+    rank: Positive = 32
+    alpha: Positive = 64
+    """Adapters count alpha / rank times."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    targets: tuple[str, ...] | None = None
+    """Ends of the names of the linear layers that get adapters; unset: all but the output head."""
+
+
 class Training(Section):
     """The fine-tuning step."""
 
@@ -218,6 +229,8 @@ class Training(Section):
     freeze_embeddings: bool = False
     """Leave the token embeddings and the output head as they are. Adam moves a rare token's row at the full rate
     whatever its gradient, which in a small model costs more general ability than it teaches."""
+    lora: Lora | None = None
+    """Train low-rank adapters on the linear layers and nothing else."""
     checkpoint_every: Positive = 50
     """Steps between checkpoints."""
     keep_checkpoints: Positive = 2

@@ -83,6 +83,11 @@ class Shape:
         """Parameters that every token is multiplied with: all but the input's embedding."""
         return self.layers * self.layer_parameters + self.vocab * self.hidden
 
+    def adapter_parameters(self, rank: int) -> int:
+        """Return the parameters of low-rank adapters on all linear layers of the blocks."""
+        attention = 2 * (self.hidden + self.query) + 2 * (self.hidden + self.key_value)
+        return self.layers * rank * (attention + 3 * (self.hidden + self.inner))
+
     def saved_bytes(self, element: int) -> int:
         """Return the bytes per token that autograd keeps of one block without checkpointing.
 

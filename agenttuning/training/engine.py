@@ -16,6 +16,7 @@ from agenttuning.recipe import Training
 from agenttuning.training.attention import implementation_of, register_attention
 from agenttuning.training.batch import Batch
 from agenttuning.training.device import Numerics
+from agenttuning.training.lora import add_adapters
 
 
 class Engine(Protocol):
@@ -91,9 +92,12 @@ def load_causal(model_dir: Path, training: Training, numerics: Numerics, trust_r
         )
     except (OSError, ValueError, ImportError) as error:
         raise ConfigurationError(f"model {model_dir}: cannot be loaded for training ({error})") from error
-    if training.freeze_embeddings:
+    if training.lora is not None:
+        add_adapters(causal, training.lora)
+    elif training.freeze_embeddings:
         for module in filter(None, (causal.get_input_embeddings(), causal.get_output_embeddings())):
             module.requires_grad_(False)
+    if training.lora is not None or training.freeze_embeddings:
         # Recomputation, and ZeRO-3's hooks on whole blocks, need an input with a gradient.
         causal.enable_input_require_grads()
     if training.activation_checkpointing:

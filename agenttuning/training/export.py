@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agenttuning.errors import DataError, StorageError
-from agenttuning.recipe import Recipe, dump_recipe
+from agenttuning.recipe import Lora, Recipe, dump_recipe
 from agenttuning.storage import Store
 from agenttuning.training.card import model_card
 from agenttuning.training.checkpoint import COMPLETE, latest_checkpoint
@@ -45,13 +45,15 @@ def export_run(recipe: Recipe, base: Path, training: Store, model: Store) -> dic
         StorageError: the model cannot be written.
     """
     summary = read_summary(training)
-    info = export_model(base, training, model, trust_remote_code=recipe.model.trust_remote_code)
+    info = export_model(base, training, model, recipe.training.lora, recipe.model.trust_remote_code)
     model.write("recipe.yaml", dump_recipe(recipe).encode())
     model.write("README.md", model_card(recipe, base, summary, info).encode())
     return info
 
 
-def export_model(base: Path, training: Store, model: Store, trust_remote_code: bool = False) -> dict[str, Any]:
+def export_model(
+    base: Path, training: Store, model: Store, lora: Lora | None = None, trust_remote_code: bool = False
+) -> dict[str, Any]:
     """Write weights, config and tokenizer; the parts of `export_run` that a model needs to load.
 
     Raises:
@@ -69,7 +71,7 @@ def export_model(base: Path, training: Store, model: Store, trust_remote_code: b
         else:
             about = training.read_json(f"{name}/{COMPLETE}")
             dtype = exported_dtype(base, about["identity"]["dtype"])
-            write_checkpoint_weights(training, name, dtype, Store(str(directory)))
+            write_checkpoint_weights(training, name, dtype, Store(str(directory)), base, lora)
             step = about["step"]
         tensors = _tensors(directory)
         _check_tensors(tensors, _tensors(base), training)

@@ -20,6 +20,7 @@ from agenttuning.training.batch import Items
 from agenttuning.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from agenttuning.training.device import Numerics, choose_numerics
 from agenttuning.training.engine import Engine, make_engine
+from agenttuning.training.lora import merge, merged_shapes
 from agenttuning.training.plan import Plan
 from agenttuning.training.ranks import Ranks, join_ranks
 from agenttuning.training.schedule import TIMED_STEPS, make_schedule, steps_within
@@ -131,7 +132,10 @@ def _finish(
 ) -> TrainSummary:
     """Write weights by name and the summary, the last file of a finished run."""
     dtype = exported_dtype(config.model_dir, numerics.dtype)
-    write_weights(engine.shapes(), engine.weights(), dtype, config.output.child(WEIGHTS) if ranks.rank == 0 else None)
+    shapes, weights = engine.shapes(), engine.weights()
+    if config.training.lora is not None:
+        shapes, weights = merged_shapes(shapes), merge(weights, config.training.lora)
+    write_weights(shapes, weights, dtype, config.output.child(WEIGHTS) if ranks.rank == 0 else None)
     summary = summarise(progress, plan, numerics, ranks.world_size, peak_memory(numerics.device))
     if ranks.rank == 0:
         write_summary(config.output, summary, progress.history)

@@ -213,6 +213,8 @@ def _source(recipe: Recipe, name: str, share: float, drawn: float, stats: dict[s
 
 
 def _trained(shape: Shape, training: Training) -> int:
+    if training.lora is not None:
+        return shape.adapter_parameters(training.lora.rank)
     return shape.parameters - (shape.embeddings if training.freeze_embeddings else 0)
 
 

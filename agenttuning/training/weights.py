@@ -14,10 +14,13 @@ from typing import Any
 
 import pyarrow.fs as pafs
 import torch
+from safetensors import safe_open
 
 from agenttuning.errors import DataError, StorageError
+from agenttuning.recipe import Lora
 from agenttuning.storage import Store
 from agenttuning.training.checkpoint import COMPLETE, fetched_checkpoint
+from agenttuning.training.lora import BASE, DOWN, UP, merge, merged_shapes
 from agenttuning.training.plain import STATE
 from agenttuning.training.zero import PREFIX, TAG
 
@@ -80,7 +83,9 @@ def exported_dtype(model_dir: Path, trained: str) -> torch.dtype:
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(name, torch.float32)
 
 
-def write_checkpoint_weights(training: Store, name: str, dtype: torch.dtype, store: Store) -> None:
+def write_checkpoint_weights(
+    training: Store, name: str, dtype: torch.dtype, store: Store, base: Path, lora: Lora | None = None
+) -> None:
     """Write the weights that a checkpoint holds, without a process group and without the model.
 
     Args:
@@ -88,6 +93,8 @@ def write_checkpoint_weights(training: Store, name: str, dtype: torch.dtype, sto
         name: of the checkpoint, as `latest_checkpoint` gives it.
         dtype: of the files.
         store: where to.
+        base: the base model, for weights that were frozen and so are in no checkpoint.
+        lora: the recipe's section.
 
     Raises:
         DataError: the checkpoint lacks a file.
@@ -95,9 +102,12 @@ def write_checkpoint_weights(training: Store, name: str, dtype: torch.dtype, sto
     if not training.exists(f"{name}/{COMPLETE}"):
         raise DataError(f"{training.uri}/{name}: no complete checkpoint; run `agenttuning train` first")
     with fetched_checkpoint(training, name) as directory:
-        found = _checkpoint_weights(directory)
-        shapes = {name: torch.Size(tensor.shape) for name, tensor in found.items()}
-        write_weights(shapes, ((n, _whole(t)) for n, t in found.items()), dtype, store)
+        found = _with_frozen(_checkpoint_weights(directory), base)
+        shapes = {name: torch.Size(_shape(tensor)) for name, tensor in found.items()}
+        weights: Iterator[tuple[str, torch.Tensor]] = ((name, _whole(tensor)) for name, tensor in found.items())
+        if lora is not None:
+            shapes, weights = merged_shapes(shapes), merge(weights, lora)
+        write_weights(shapes, weights, dtype, store)
 
 
 def upload_files(directory: Path, store: Store) -> None:
@@ -128,9 +138,35 @@ def _checkpoint_weights(directory: Path) -> dict[str, Any]:
     return unique
 
 
+def _with_frozen(found: dict[str, Any], base: Path) -> dict[str, Any]:
+    """Return weights and adapters in the base model's order, what a checkpoint lacks from the base model's files."""
+    whole: dict[str, Any] = {}
+    for name, tensor in _files(base).items():
+        stem = name.removesuffix(".weight")
+        if stem + DOWN in found:
+            whole[stem + BASE] = found.pop(stem + BASE, tensor)
+            whole |= {stem + end: found.pop(stem + end) for end in (DOWN, UP)}
+        else:
+            whole[name] = found.pop(name, tensor)
+    return {**whole, **found}
+
+
+def _files(base: Path) -> dict[str, Any]:
+    """Return a model's weights by name, each read when it is used."""
+    found: dict[str, Any] = {}
+    for path in sorted(base.glob("*.safetensors")):
+        file: Any = safe_open(path, framework="pt")
+        found |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    return found
+
+
 def _whole(tensor: Any) -> torch.Tensor:
-    whole: torch.Tensor = tensor.contiguous()
+    whole: torch.Tensor = tensor.contiguous() if hasattr(tensor, "contiguous") else tensor[:]
     return whole
+
+
+def _shape(tensor: Any) -> Any:
+    return tensor.shape if hasattr(tensor, "shape") else tensor.get_shape()
 
 
 def _assign(shapes: Mapping[str, torch.Size], item_bytes: int, shard_bytes: int) -> list[list[str]]:
