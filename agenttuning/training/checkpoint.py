@@ -20,9 +20,11 @@ import orjson
 import torch
 
 from agenttuning.errors import ConfigurationError, StorageError
+from agenttuning.machine import cache_directory
 from agenttuning.storage import Store
 from agenttuning.training.engine import Engine
 from agenttuning.training.ranks import Ranks
+from agenttuning.trajectory import content_hash
 
 DIRECTORY = "checkpoints"
 COMPLETE = "complete.json"
@@ -94,11 +96,14 @@ def save_checkpoint(
 def load_checkpoint(store: Store, engine: Engine, identity: dict[str, Any], ranks: Ranks) -> Progress | None:
     """Bring engine and random state to where the newest complete checkpoint left them. All ranks call it.
 
+    Where another number of ranks saved it, the files are sorted by weight first, on every node that has ranks; random
+    states are then those of a new run.
+
     Returns:
         Where the run stands, or None where there is no checkpoint.
 
     Raises:
-        ConfigurationError: the checkpoint is of another run, or of another number of workers.
+        ConfigurationError: the checkpoint is of another run.
         StorageError: this rank does not see what rank 0 sees.
     """
     name = ranks.from_first(lambda: latest_checkpoint(store))
@@ -110,8 +115,8 @@ def load_checkpoint(store: Store, engine: Engine, identity: dict[str, Any], rank
             "directory that all nodes share, or to an object store"
         )
     about = store.read_json(f"{name}/{COMPLETE}")
-    now = {**identity, "workers": ranks.world_size}
-    then = {**about.pop("identity"), "workers": about.pop("world_size")}
+    now, then = identity, about.pop("identity")
+    saved_by = about.pop("world_size")
     changed = [f"{k}: {then.get(k)} then, {now[k]} now" for k in now if then.get(k) != now[k]]
     if changed:
         raise ConfigurationError(
@@ -119,10 +124,33 @@ def load_checkpoint(store: Store, engine: Engine, identity: dict[str, Any], rank
             "(run.name=...), or delete that directory"
         )
     history = [orjson.loads(line) for line in store.read(f"{name}/{HISTORY}").splitlines()]
-    with fetched_checkpoint(store, name, ranks.rank) as directory:
-        engine.load(directory)
-        _set_random_state(torch.load(directory / _rank_file(ranks.rank), weights_only=False))
+    if saved_by == ranks.world_size:
+        with fetched_checkpoint(store, name, ranks.rank) as directory:
+            engine.load(directory)
+            _set_random_state(torch.load(directory / _rank_file(ranks.rank), weights_only=False))
+    else:
+        _load_of_others(store, name, engine, ranks)
     return Progress(**{**about, "history": history})
+
+
+def _load_of_others(store: Store, name: str, engine: Engine, ranks: Ranks) -> None:
+    """Load what another number of ranks saved; the first rank of each node prepares it for those beside it."""
+    place = cache_directory() / "checkpoints" / content_hash([store.uri, name])
+    if ranks.local_rank == 0:
+        shutil.rmtree(place, ignore_errors=True)
+        with fetched_checkpoint(store, name) as directory:
+            engine.make_universal(directory, place)
+    ranks.barrier()
+    engine.load(place)
+    ranks.barrier()
+    if ranks.local_rank == 0:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def checkpoint_ranks(store: Store) -> int | None:
+    """Return how many ranks saved the newest complete checkpoint; None where there is none."""
+    name = latest_checkpoint(store)
+    return None if name is None else int(store.read_json(f"{name}/{COMPLETE}")["world_size"])
 
 
 def latest_checkpoint(store: Store) -> str | None:

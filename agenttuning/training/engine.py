@@ -45,6 +45,9 @@ class Engine(Protocol):
     def load(self, directory: Path) -> None:
         """Read what `save` wrote into this freshly made engine."""
 
+    def make_universal(self, checkpoint: Path, directory: Path) -> None:
+        """Bring what other ranks saved into a form that `load` reads on any number of them. Called on one process."""
+
     def shapes(self) -> dict[str, torch.Size]:
         """Return the full shape of every weight by name, in order; a tied weight once."""
 
@@ -52,8 +55,21 @@ class Engine(Protocol):
         """Yield every weight in full, in the order of `shapes`, each valid until the next; only a few are held."""
 
 
-def make_engine(model_dir: Path, training: Training, numerics: Numerics, trust_remote_code: bool = False) -> Engine:
+def make_engine(
+    model_dir: Path,
+    training: Training,
+    numerics: Numerics,
+    trust_remote_code: bool = False,
+    other_ranks: bool = False,
+) -> Engine:
     """Load the model and make it trainable. `torch.distributed` is initialised where there are several ranks.
+
+    Args:
+        model_dir: the base model.
+        training: the recipe's section.
+        numerics: what to compute with.
+        trust_remote_code: run the model's own code.
+        other_ranks: the engine will load what another number of ranks saved.
 
     Raises:
         ConfigurationError: the recipe's training section contradicts itself or the machine.
@@ -69,7 +85,7 @@ def make_engine(model_dir: Path, training: Training, numerics: Numerics, trust_r
         return PlainEngine(load_causal(model_dir, training, numerics, trust_remote_code), training, numerics)
     from agenttuning.training.zero import ZeroEngine
 
-    return ZeroEngine(model_dir, training, numerics, trust_remote_code)
+    return ZeroEngine(model_dir, training, numerics, trust_remote_code, other_ranks)
 
 
 def load_causal(model_dir: Path, training: Training, numerics: Numerics, trust_remote_code: bool) -> Any:

@@ -17,7 +17,7 @@ from agenttuning.errors import ConfigurationError
 from agenttuning.recipe import Training
 from agenttuning.storage import Store
 from agenttuning.training.batch import Items
-from agenttuning.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from agenttuning.training.checkpoint import Progress, checkpoint_ranks, load_checkpoint, save_checkpoint
 from agenttuning.training.device import Numerics, choose_numerics
 from agenttuning.training.engine import Engine, make_engine
 from agenttuning.training.lora import merge, merged_shapes
@@ -82,13 +82,16 @@ def train(
     _check_ranks(training, plan, ranks)
     numerics = choose_numerics(training, ranks.local_rank)
     torch.manual_seed(config.seed + ranks.rank)
-    engine = make_engine(config.model_dir, training, numerics, config.trust_remote_code)
+    saved_by = ranks.from_first(lambda: checkpoint_ranks(output))
+    moved = saved_by not in (None, ranks.world_size)
+    engine = make_engine(config.model_dir, training, numerics, config.trust_remote_code, moved)
     identity = {"plan": plan.fingerprint, "zero_stage": training.zero_stage, "dtype": numerics.dtype}
     progress = load_checkpoint(output, engine, identity, ranks)
     if progress is None:
         progress = Progress(notes=list(numerics.notes))
     else:
-        progress.notes.append(f"continued from step {progress.step}")
+        moved_from = f", which {saved_by} workers saved" if moved else ""
+        progress.notes.append(f"continued from step {progress.step}{moved_from}")
     told = 0
     started = time.monotonic()
     wish = False

@@ -5,8 +5,11 @@ DeepSpeed's own averaging is undone where it stands in the way of token-exact lo
 loop owns the accumulation boundary, since steps have different numbers of rows.
 """
 
+import contextlib
+import io
 import logging
 import os
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,9 @@ from agenttuning.training.loss import PackedCausalLM
 TAG = "zero"
 """Directory in a checkpoint that holds DeepSpeed's files."""
 
+UNIVERSAL = "universal"
+"""Directory beside it that holds them by weight, for any number of ranks."""
+
 PREFIX = "causal."
 """What names in DeepSpeed's files begin with: the attribute of `PackedCausalLM`."""
 
@@ -36,7 +42,9 @@ GATHERED = 250_000_000
 """Elements that are gathered at once to be written."""
 
 
-def zero_config(training: Training, numerics: Numerics, hidden_size: int, world_size: int) -> dict[str, Any]:
+def zero_config(
+    training: Training, numerics: Numerics, hidden_size: int, world_size: int, other_ranks: bool = False
+) -> dict[str, Any]:
     """Return DeepSpeed's configuration for a recipe."""
     bucket = max(BUCKET, hidden_size**2)
     several = world_size > 1
@@ -67,6 +75,7 @@ def zero_config(training: Training, numerics: Numerics, hidden_size: int, world_
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
+        "checkpoint": {"load_universal": other_ranks},
         "steps_per_print": 2**31,
     }
 
@@ -94,9 +103,17 @@ class ZeroEngine:
         training: the recipe's section.
         numerics: what to compute with.
         trust_remote_code: run the model's own code.
+        other_ranks: what `load` will read was saved by another number of ranks.
     """
 
-    def __init__(self, model_dir: Path, training: Training, numerics: Numerics, trust_remote_code: bool) -> None:
+    def __init__(
+        self,
+        model_dir: Path,
+        training: Training,
+        numerics: Numerics,
+        trust_remote_code: bool,
+        other_ranks: bool = False,
+    ) -> None:
         if numerics.device == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         import deepspeed
@@ -109,11 +126,12 @@ class ZeroEngine:
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
         base = AutoConfig.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
         hidden = int(base.get_text_config().hidden_size)
-        config = zero_config(training, numerics, hidden, torch.distributed.get_world_size())
+        config = zero_config(training, numerics, hidden, torch.distributed.get_world_size(), other_ranks)
         # transformers holds this only weakly, and loads sharded only while it lives.
         self._sharded_loading = HfDeepSpeedConfig(config) if training.zero_stage == 3 else None
         self._numerics = numerics
         self._stage = training.zero_stage
+        self._other_ranks = other_ranks
         self.causal = load_causal(model_dir, training, numerics, trust_remote_code)
         if self._sharded_loading is not None:
             _restore_buffers(self.causal)
@@ -151,8 +169,41 @@ class ZeroEngine:
         self._engine.save_checkpoint(str(directory), tag=TAG, save_latest=False)
 
     def load(self, directory: Path) -> None:
-        """Read this rank's files."""
-        self._engine.load_checkpoint(str(directory), tag=TAG)
+        """Read this rank's files, or what `make_universal` made of those of other ranks."""
+        if not self._other_ranks:
+            self._engine.load_checkpoint(str(directory), tag=TAG)
+            return
+        optimizer = self._engine.optimizer.optimizer
+        decays = [group["weight_decay"] for group in optimizer.param_groups]
+        self._engine.load_checkpoint(str(directory), tag=UNIVERSAL)
+        # DeepSpeed gives all groups the first one's settings, and all states one and the same step counter, which
+        # would then count every step once for each of them.
+        for group, decay in zip(optimizer.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
+        for state in optimizer.state.values():
+            state["step"] = torch.as_tensor(state["step"]).clone()
+
+    @staticmethod
+    def make_universal(checkpoint: Path, directory: Path) -> None:
+        """Sort the files of all ranks by weight, so that any number of ranks can load them.
+
+        Args:
+            checkpoint: what all ranks saved.
+            directory: where to; `load` takes it.
+        """
+        from deepspeed.checkpoint import ds_to_universal
+
+        arguments = Namespace(
+            input_folder=str(checkpoint / TAG),
+            output_folder=str(directory / UNIVERSAL),
+            num_extract_workers=1,
+            num_merge_workers=1,
+            keep_temp_folder=False,
+            strict=True,
+            inject_missing_state=True,
+        )
+        with contextlib.redirect_stdout(io.StringIO()):
+            ds_to_universal.main(arguments)
 
     def shapes(self) -> dict[str, torch.Size]:
         """Return the full shape of every weight."""

@@ -66,6 +66,24 @@ def test_a_wish_to_stop_leaves_a_checkpoint_and_the_next_run_goes_on_bit_for_bit
     assert equal_bits(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.parametrize(
+    ("stage", "first", "then", "changes"),
+    [(3, 2, 1, {}), (3, 1, 2, {"freeze_embeddings": True}), (3, 3, 2, {"lora": {"rank": 4}}), (2, 2, 1, {})],
+)
+def test_another_number_of_workers_goes_on_within_tolerance(
+    model: Path, store: Store, tmp_path: Path, stage: int, first: int, then: int, changes: dict[str, Any]
+) -> None:
+    training = small_training(zero_stage=stage, **changes)
+    assert any(run_workers(model, store, tmp_path / "moved", training, first, kill_at=7))
+    run_workers(model, store, tmp_path / "moved", training, then)
+    run_workers(model, store, tmp_path / "whole", training, then)
+    moved, whole = (exported_weights(Store(str(tmp_path / name))) for name in ("moved", "whole"))
+    for name, weight in whole.items():
+        torch.testing.assert_close(moved[name], weight, rtol=5e-5, atol=5e-5)
+    notes = Store(str(tmp_path / "moved")).read_json("trained.json")["notes"]
+    assert f"continued from step 5, which {first} workers saved" in notes
+
+
 def test_the_number_of_steps_decided_by_the_time_limit_is_kept(
     model: Path, items: dict[str, Items], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
