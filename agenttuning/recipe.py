@@ -236,6 +236,8 @@ class Training(Section):
     keep_checkpoints: Positive = 2
     max_failures: int = Field(default=3, ge=0)
     """Worker failures after which training gives up; each restart resumes from the last checkpoint."""
+    collective_timeout_s: float = Field(default=1800.0, gt=0.0)
+    """A worker that waits longer than this for the others fails, and all are started again."""
     max_bad_steps: Positive = 10
     """Steps with a loss or gradient that is not finite are skipped; more than this stops the run."""
     logits_chunk: Positive = 4096

@@ -1,17 +1,16 @@
 """Checkpoints in a store: every rank's share, a step number, and what was decided; complete or not there.
 
 `checkpoints/step-00000050/` holds the engine's files of all ranks, `rank-00000.pt` with each rank's random state, the
-metrics so far, and `complete.json`, written last when all ranks are done: without it a checkpoint does not exist. On
-a path the files are written in place; for an object store each rank writes them to local scratch and copies them.
+metrics so far, and `complete.json`, written last when all ranks are done: without it a checkpoint does not exist.
+Here is what they hold and how they are read; `checkpoint_writer` writes them.
 """
 
-import os
 import random
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,39 +59,6 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def save_checkpoint(
-    store: Store, engine: Engine, progress: Progress, identity: dict[str, Any], ranks: Ranks, keep: int
-) -> None:
-    """Write a checkpoint and delete those that are too many. All ranks call it.
-
-    Args:
-        store: of the training stage.
-        engine: what is trained.
-        progress: where it stands.
-        identity: what a resumed run must share; compared when it loads.
-        ranks: this process among the others.
-        keep: checkpoints that stay.
-
-    Raises:
-        StorageError: the disk is full or the store does not answer.
-    """
-    name = _name(progress.step)
-    with _writable(store, name) as directory:
-        try:
-            engine.save(directory)
-            torch.save(_random_state(), directory / _rank_file(ranks.rank))
-            _sync(directory)
-        except (OSError, RuntimeError) as error:
-            raise _unwritable(store, name, error) from error
-    ranks.barrier()
-    if ranks.rank == 0:
-        store.write(f"{name}/{HISTORY}", b"".join(orjson.dumps(m) + b"\n" for m in progress.history))
-        about = {**asdict(progress), "history": None, "identity": identity, "world_size": ranks.world_size}
-        store.write_json(f"{name}/{COMPLETE}", about)
-        _delete_older(store, name, keep)
-    ranks.barrier()
-
-
 def load_checkpoint(store: Store, engine: Engine, identity: dict[str, Any], ranks: Ranks) -> Progress | None:
     """Bring engine and random state to where the newest complete checkpoint left them. All ranks call it.
 
@@ -127,7 +93,7 @@ def load_checkpoint(store: Store, engine: Engine, identity: dict[str, Any], rank
     if saved_by == ranks.world_size:
         with fetched_checkpoint(store, name, ranks.rank) as directory:
             engine.load(directory)
-            _set_random_state(torch.load(directory / _rank_file(ranks.rank), weights_only=False))
+            _set_random_state(torch.load(directory / rank_file(ranks.rank), weights_only=False))
     else:
         _load_of_others(store, name, engine, ranks)
     return Progress(**{**about, "history": history})
@@ -159,28 +125,14 @@ def latest_checkpoint(store: Store) -> str | None:
     return max(found).rpartition("/")[0] if found else None
 
 
-def _name(step: int) -> str:
+def checkpoint_name(step: int) -> str:
+    """Return the name in the store of the checkpoint after `step` steps."""
     return f"{DIRECTORY}/step-{step:08d}"
 
 
-def _rank_file(rank: int) -> str:
+def rank_file(rank: int) -> str:
+    """Return the name in a checkpoint of a rank's random state."""
     return f"rank-{rank:05d}.pt"
-
-
-@contextmanager
-def _writable(store: Store, name: str) -> Iterator[Path]:
-    """Give a local directory whose files end up in the store."""
-    if (root := store.local_path()) is not None:
-        directory = root / name
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unwritable(store, name, error) from error
-        yield directory
-        return
-    with tempfile.TemporaryDirectory(prefix="agenttuning-checkpoint-") as scratch:
-        yield Path(scratch)
-        store.upload(Path(scratch), name)
 
 
 @contextmanager
@@ -202,53 +154,10 @@ def fetched_checkpoint(store: Store, name: str, rank: int | None = None) -> Iter
 def _is_read_by(file: str, rank: int) -> bool:
     """Whether a rank reads a file: its own, and those of no rank in particular."""
     leaf = file.rpartition("/")[2]
-    for mark, own in (("rank-", _rank_file(rank)), ("zero_pp_rank_", f"zero_pp_rank_{rank}_")):
+    for mark, own in (("rank-", rank_file(rank)), ("zero_pp_rank_", f"zero_pp_rank_{rank}_")):
         if mark in leaf:
             return own in leaf
     return True
-
-
-def _delete_older(store: Store, newest: str, keep: int) -> None:
-    """Delete checkpoints before the newest `keep`, and what was cut off before it was complete."""
-    files = store.list(prefix=f"{DIRECTORY}/")
-    names = sorted({"/".join(f.split("/")[:2]) for f in files})
-    complete = [n for n in names if f"{n}/{COMPLETE}" in files]
-    for name in names:
-        if name in complete[-keep:] or name >= newest:
-            continue
-        # The mark goes first: a deletion that is cut off leaves no half checkpoint that looks whole.
-        store.delete(f"{name}/{COMPLETE}")
-        for file in files:
-            if file.startswith(f"{name}/"):
-                store.delete(file)
-        if (root := store.local_path()) is not None:
-            shutil.rmtree(root / name, ignore_errors=True)
-
-
-def _sync(directory: Path) -> None:
-    for file in directory.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-
-
-def _unwritable(store: Store, name: str, error: Exception) -> StorageError:
-    return StorageError(
-        f"{store.uri}/{name}: the checkpoint cannot be written ({error}); it takes about 14 bytes per parameter: free "
-        "space there, lower training.keep_checkpoints or set run.root elsewhere, then run the same command again: it "
-        "continues from the checkpoint before"
-    )
-
-
-def _random_state() -> dict[str, Any]:
-    state: dict[str, Any] = {
-        "torch": torch.get_rng_state(),
-        "numpy": np.random.get_state(),
-        "python": random.getstate(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
 
 
 def _set_random_state(state: dict[str, Any]) -> None:

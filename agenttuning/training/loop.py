@@ -8,6 +8,7 @@ export; a finished run does nothing when it is called again.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from agenttuning.errors import ConfigurationError
 from agenttuning.recipe import Training
 from agenttuning.storage import Store
 from agenttuning.training.batch import Items
-from agenttuning.training.checkpoint import Progress, checkpoint_ranks, load_checkpoint, save_checkpoint
+from agenttuning.training.checkpoint import Progress, checkpoint_ranks, load_checkpoint
+from agenttuning.training.checkpoint_writer import CheckpointWriter
 from agenttuning.training.device import Numerics, choose_numerics
 from agenttuning.training.engine import Engine, make_engine
 from agenttuning.training.lora import merge, merged_shapes
@@ -28,8 +30,19 @@ from agenttuning.training.step import peak_memory, run_step
 from agenttuning.training.summary import TrainSummary, read_summary, summarise, write_summary
 from agenttuning.training.weights import WEIGHTS, exported_dtype, write_weights
 
-Report = Callable[[dict[str, Any]], bool]
-"""Called on every rank after every step with its metrics; true wishes for a checkpoint and an early return."""
+
+class Wish(IntEnum):
+    """What a report asks of the run."""
+
+    GO_ON = 0
+    SAVE = 1
+    """A checkpoint now, and on; all ranks wish it in the same step."""
+    STOP = 2
+    """A checkpoint after the next step, and an early return; one rank's wish is enough."""
+
+
+Report = Callable[[dict[str, Any]], Wish]
+"""Called on every rank after every step with its metrics."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,7 @@ def train(
         StorageError: a checkpoint cannot be written.
     """
     training, output = config.training, config.output
-    ranks = join_ranks(training.zero_stage, training.use_gpu)
+    ranks = join_ranks(training.zero_stage, training.use_gpu, training.collective_timeout_s)
     if (finished := ranks.from_first(lambda: read_summary(output))) is not None:
         return finished
     _check_ranks(training, plan, ranks)
@@ -92,21 +105,26 @@ def train(
     else:
         moved_from = f", which {saved_by} workers saved" if moved else ""
         progress.notes.append(f"continued from step {progress.step}{moved_from}")
+    writer = CheckpointWriter(output, identity, ranks, training.keep_checkpoints, training.collective_timeout_s)
     told = 0
     started = time.monotonic()
-    wish = False
+    wish = Wish.GO_ON
     while progress.step < (last := _decide_steps(progress, plan, training, ranks, started)):
         if tell is not None:
             for note in progress.notes[told:]:
                 tell(f"training: {note}")
             told = len(progress.notes)
         rate = make_schedule(training, last).rate(progress.step)
-        metrics, stop = run_step(engine, plan.step(progress.step), items, rate, training, ranks, progress, wish)
-        wish = report is not None and report(metrics)
-        if progress.step % training.checkpoint_every == 0 or progress.step == progress.total_steps or stop:
-            save_checkpoint(output, engine, progress, identity, ranks, training.keep_checkpoints)
+        stops = wish is Wish.STOP
+        metrics, stop = run_step(engine, plan.step(progress.step), items, rate, training, ranks, progress, stops)
+        wish = report(metrics) if report is not None else Wish.GO_ON
+        due = progress.step % training.checkpoint_every == 0 or progress.step == progress.total_steps
+        if due or stop or wish is Wish.SAVE:
+            writer.save(engine, progress)
         if stop and progress.step != progress.total_steps:
+            writer.wait()
             return None
+    writer.wait()
     return _finish(config, plan, engine, numerics, progress, ranks)
 
 

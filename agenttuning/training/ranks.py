@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -53,8 +54,13 @@ class Ranks:
         return cast(T, held[0])
 
 
-def join_ranks(zero_stage: int, use_gpu: bool) -> Ranks:
+def join_ranks(zero_stage: int, use_gpu: bool, timeout_s: float = 1800.0) -> Ranks:
     """Join the process group this process was started in (Ray Train, torchrun), or make one of itself for ZeRO.
+
+    Args:
+        zero_stage: the recipe's.
+        use_gpu: the recipe's.
+        timeout_s: after which a collective call fails, in a group that is made here.
 
     Raises:
         ConfigurationError: the recipe asks for a GPU that is not here.
@@ -66,7 +72,7 @@ def join_ranks(zero_stage: int, use_gpu: bool) -> Ranks:
     if dist.is_initialized():
         pass
     elif "RANK" in os.environ and "MASTER_ADDR" in os.environ:
-        dist.init_process_group("nccl" if use_gpu else "gloo")
+        dist.init_process_group("nccl" if use_gpu else "gloo", timeout=timedelta(seconds=timeout_s))
     elif zero_stage:
         meeting = Path(tempfile.mkdtemp(prefix="agenttuning-")) / "meeting"
         dist.init_process_group("nccl" if use_gpu else "gloo", init_method=f"file://{meeting}", rank=0, world_size=1)

@@ -21,7 +21,7 @@ from agenttuning.progress import say
 from agenttuning.recipe import Recipe, Training
 from agenttuning.storage import Store
 from agenttuning.training.batch import load_items
-from agenttuning.training.loop import TrainConfig, train
+from agenttuning.training.loop import TrainConfig, Wish, train
 from agenttuning.training.plan import Plan, make_plan
 from agenttuning.training.summary import TrainSummary, read_summary
 
@@ -142,11 +142,21 @@ def _work(recipe_json: dict[str, Any], model_dir: str, items: Store, output: Sto
     context = ray.train.get_context()
     first = context.get_world_rank() == 0
 
-    def report(metrics: dict[str, Any]) -> bool:
+    going: set[str] = set()
+
+    def report(metrics: dict[str, Any]) -> Wish:
         # A barrier that waits for the controller's next look, every two seconds: each step's metrics go by the mailbox.
         if metrics["step"] % recipe.training.checkpoint_every == 0 or metrics["step"] == metrics["total_steps"]:
             ray.train.report(metrics)
-        return first and bool(ray.get(mailbox.put.remote({"metrics": metrics})))
+        # The same answer on every rank, and a barrier: all of them ask.
+        notice = ray.train.get_preemption_info()
+        if first and ray.get(mailbox.put.remote({"metrics": metrics})):
+            return Wish.STOP
+        if notice is None or going.issuperset(notice.preempted_node_ids):
+            return Wish.GO_ON
+        going.update(notice.preempted_node_ids)
+        tell(f"training: a node will be taken away; the checkpoint of step {metrics['step']} is being written")
+        return Wish.SAVE
 
     def tell(text: str) -> None:
         if first:
@@ -194,7 +204,9 @@ def _trainer(work: Callable[[], None], recipe: Recipe, output: Store) -> Any:
             use_gpu=training.use_gpu,
             resources_per_worker={"CPU": training.cpus_per_worker, **({"GPU": 1} if training.use_gpu else {})},
         ),
-        torch_config=TorchConfig(backend="nccl" if training.use_gpu else "gloo"),
+        torch_config=TorchConfig(
+            backend="nccl" if training.use_gpu else "gloo", timeout_s=training.collective_timeout_s
+        ),
         run_config=RunConfig(
             # A name that was used before would make Ray resume its own state; ours is in the store.
             name=f"{recipe.run.name}-{uuid.uuid4().hex[:8]}",

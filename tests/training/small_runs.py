@@ -156,17 +156,17 @@ def _fork(spec: dict[str, Any], rank: int) -> int:
 
 def work(spec: dict[str, Any]) -> None:
     """Be one worker."""
-    from agenttuning.training.loop import TrainConfig, train
+    from agenttuning.training.loop import TrainConfig, Wish, train
 
     torch.set_num_threads(1)
     training = Training.model_validate(spec["training"])
     items = load_items(Store(spec["items"]), ["agent", "general"])
     plan = plan_for(items, training, spec["world_size"])
 
-    def report(metrics: dict[str, Any]) -> bool:
+    def report(metrics: dict[str, Any]) -> Wish:
         if metrics["step"] == spec["kill_at"]:
             os.kill(os.getpid(), signal.SIGKILL)
-        return False
+        return Wish.GO_ON
 
     train(TrainConfig(training, Path(spec["model"]), Store(spec["output"]), seed=1), plan, items, report)
 

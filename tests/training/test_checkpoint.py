@@ -1,4 +1,5 @@
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from agenttuning.errors import ConfigurationError, StorageError
 from agenttuning.storage import Store
 from agenttuning.training.batch import Items, load_items
 from agenttuning.training.checkpoint import latest_checkpoint
-from agenttuning.training.loop import TrainConfig, train
+from agenttuning.training.loop import Report, TrainConfig, Wish, train
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def items(store: Store) -> dict[str, Items]:
     return load_items(store, ["agent", "general"])
+
+
+def stop_after(step: int) -> Report:
+    """A report that wishes to stop after a step."""
+    return lambda metrics: Wish.STOP if metrics["step"] == step else Wish.GO_ON
 
 
 def equal_bits(a: Path, b: Path) -> bool:
@@ -59,11 +65,24 @@ def test_a_wish_to_stop_leaves_a_checkpoint_and_the_next_run_goes_on_bit_for_bit
     training = small_training(steps=6, checkpoint_every=100)
     plan = plan_for(items, training)
     config = TrainConfig(training, model, Store(str(tmp_path / "cut")))
-    assert train(config, plan, items, lambda metrics: bool(metrics["step"] == 2)) is None
+    assert train(config, plan, items, stop_after(2)) is None
     assert latest_checkpoint(config.output) == "checkpoints/step-00000003"
     assert train(config, plan, items) is not None
     train(TrainConfig(training, model, Store(str(tmp_path / "whole"))), plan, items)
     assert equal_bits(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_failed_upload_is_a_message_with_its_cure(
+    model: Path, items: dict[str, Items], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Store, "local_path", lambda self: None)
+    monkeypatch.setattr(Store, "upload", full)
+    training = small_training(steps=1)
+    with pytest.raises(StorageError, match=r"No space left.*run.root"):
+        train(TrainConfig(training, model, Store(str(tmp_path))), plan_for(items, training), items)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +112,9 @@ def test_the_number_of_steps_decided_by_the_time_limit_is_kept(
     config = TrainConfig(training, model, Store(str(tmp_path)))
     totals: list[int] = []
 
-    def watch(metrics: dict[str, Any]) -> bool:
+    def watch(metrics: dict[str, Any]) -> Wish:
         totals.append(metrics["total_steps"])
-        return bool(metrics["step"] == 5)
+        return stop_after(5)(metrics)
 
     assert train(config, plan, items, watch) is None
     slow = TrainConfig(training.model_copy(update={"max_seconds": 1000.0}), model, config.output)
@@ -128,7 +147,7 @@ def test_a_torn_checkpoint_is_not_resumed_from(model: Path, items: dict[str, Ite
 def test_a_checkpoint_of_other_data_is_refused(model: Path, items: dict[str, Items], tmp_path: Path) -> None:
     training = small_training(steps=4, checkpoint_every=2)
     config = TrainConfig(training, model, Store(str(tmp_path)))
-    assert train(config, plan_for(items, training), items, lambda metrics: bool(metrics["step"] == 2)) is None
+    assert train(config, plan_for(items, training), items, stop_after(2)) is None
     other = small_training(steps=4, items_per_step=5)
     with pytest.raises(ConfigurationError, match=r"other settings \(plan: .*run.name"):
         train(TrainConfig(other, model, config.output), plan_for(items, other), items)
@@ -140,7 +159,7 @@ def test_an_unwritable_directory_is_a_message_with_its_cure(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("agenttuning.training.plain.torch.save", full)
+    monkeypatch.setattr("agenttuning.training.checkpoint_writer.torch.save", full)
     training = small_training(steps=1)
     with pytest.raises(StorageError, match=r"No space left.*run.root"):
         train(TrainConfig(training, model, Store(str(tmp_path))), plan_for(items, training), items)
@@ -155,7 +174,7 @@ def test_checkpoints_in_an_object_store(
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
-    training = small_training(steps=4, checkpoint_every=2)
+    training = small_training(steps=6, checkpoint_every=2)
     plan = plan_for(items, training)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -165,8 +184,25 @@ def test_checkpoints_in_an_object_store(
         FileSystem.from_uri(uri)[0].create_dir("runs")
         remote = Store(uri)
         config = TrainConfig(training, model, remote)
-        assert train(config, plan, items, lambda metrics: bool(metrics["step"] == 1)) is None
-        assert latest_checkpoint(remote) == "checkpoints/step-00000002"
+        begun, released = threading.Event(), threading.Event()
+        upload = Store.upload
+
+        def slow_upload(store: Store, local_dir: Path, name: str) -> None:
+            begun.set()
+            assert released.wait(60)
+            upload(store, local_dir, name)
+
+        def watch(metrics: dict[str, Any]) -> Wish:
+            if metrics["step"] == 3:
+                # A step was trained while the checkpoint before it had only begun to be uploaded.
+                assert begun.wait(60)
+                assert latest_checkpoint(remote) is None
+                released.set()
+            return stop_after(3)(metrics)
+
+        monkeypatch.setattr(Store, "upload", slow_upload)
+        assert train(config, plan, items, watch) is None
+        assert latest_checkpoint(remote) == "checkpoints/step-00000004"
         assert train(config, plan, items) is not None
         weights = exported_weights(remote)
     finally:
