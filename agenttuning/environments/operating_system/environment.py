@@ -2,7 +2,8 @@
 
 The box is `agenttuning.environments.sandbox`. The final state is read from outside after every process of the box is
 dead; what solves a task is computed by the generator, or printed by the reference command of a published task in a
-second, fresh box before the agent acts.
+second, fresh box before the agent acts. Where a published task is checked by scripts, they run after the agent's
+processes are dead, in a fresh box that holds a copy of its files: with clean programs and nothing else of the agent's.
 """
 
 import random
@@ -12,14 +13,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from agenttuning.environments.base import Environment, EnvironmentSettings, Expert, Grade, Move, Needs, Parsed, Step
+from agenttuning.environments.base import Environment, EnvironmentSettings, Expert, Grade, Needs, Parsed, Step
 from agenttuning.environments.operating_system.expert import NO_OUTPUT, OUTPUT_HEAD, play
 from agenttuning.environments.operating_system.generator import generated_tasks
 from agenttuning.environments.operating_system.grading import grade_episode, watched_paths
 from agenttuning.environments.operating_system.grammar import format_reply, parse_reply
 from agenttuning.environments.operating_system.published import published_tasks
+from agenttuning.environments.operating_system.published_expert import follow
 from agenttuning.environments.operating_system.state import collect
-from agenttuning.environments.sandbox import CommandResult, Limits, Sandbox
+from agenttuning.environments.operating_system.stored import stored_tasks
+from agenttuning.environments.sandbox import Box, CommandResult, DockerBox, Limits, Sandbox
 from agenttuning.errors import ConfigurationError, InfrastructureError
 from agenttuning.trajectory import Action, Task, Turn
 
@@ -50,13 +53,22 @@ SHOWN_CHARACTERS = 800
 KEPT_CHARACTERS = 780
 TRUNCATED = "\n[truncated because the output is too long]"
 SETUP_TIMEOUT_S = 30.0
+CLEAN = "PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1"
+"""What a check script sees of the environment; Python loads no module from the agent's directories."""
 
 
 class OperatingSystemSettings(EnvironmentSettings):
     """Settings of the Operating System environment."""
 
-    source: Literal["generated", "agentbench"] = "generated"
-    """`generated`: seeded families; `agentbench`: published tasks below `data.root`."""
+    source: Literal["generated", "agentbench", "agentbench_dev", "agentbench_std", "file"] = "generated"
+    """`generated`: seeded families; `file`: `tasks_file`; the others: AgentBench's tasks below `data.root`."""
+    tasks_file: str | None = None
+    """Constructed tasks as JSON lines (`agenttuning instructions` writes them)."""
+    validated: bool = True
+    """Leave out the published tasks that validation by execution has found bad (docs/published-os-tasks.md)."""
+    sandbox: Literal["bubblewrap", "docker"] = "bubblewrap"
+    """What a box is: a bubblewrap box over this machine's programs, or a Docker container of `docker_image`."""
+    docker_image: str = "debian:bookworm-slim"
     families: tuple[str, ...] | None = None
     """Draw generated tasks from these families alone (`shifted` has its own); None: all."""
     mistake_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.15
@@ -85,13 +97,15 @@ class OperatingSystem(Environment):
             raise ConfigurationError(f"os: settings must be OperatingSystemSettings, got {type(settings).__name__}")
         self._own = settings
         self._task: Task | None = None
-        self._box: Sandbox | None = None
+        self._box: Box | None = None
         self._evidence: dict[str, Any] = {}
 
     def tasks(self, split: str, count: int, seed: int) -> Iterator[Task]:
         """Yield tasks of the source that the settings name."""
-        if self._own.source == "agentbench":
-            return published_tasks(self.data_root, split, count, seed)
+        if self._own.source == "file":
+            return stored_tasks(self._own.tasks_file, split, count, seed)
+        if self._own.source != "generated":
+            return published_tasks(self.data_root, self._own.source, split, count, seed, self._own.validated)
         return generated_tasks(split, count, seed, self._own.families)
 
     def description(self, task: Task) -> str:
@@ -114,9 +128,9 @@ class OperatingSystem(Environment):
         self.close()
         self._task = task
         self._evidence = {"answer": None, "ended": None, "files": {}}
-        if "reference" in task.payload:
+        if needs_reference(task):
             with self._prepared(task) as box:
-                printed = box.run(_apart(task.payload["reference"]), SETUP_TIMEOUT_S)
+                printed = box.run(apart(task.payload["reference"]), SETUP_TIMEOUT_S)
             self._evidence["reference"] = printed.output
         self._box = self._prepared(task)
         return _problem(task.instruction)
@@ -126,7 +140,10 @@ class OperatingSystem(Environment):
         if self._box is None:
             raise RuntimeError("os: step without reset; call reset(task) first")
         if action.name == "bash":
-            return self._step(self._box.run(action.arguments["script"], self._own.command_timeout_s))
+            result = self._box.run(action.arguments["script"], self._own.command_timeout_s)
+            if result.exit_code is None and self._box.alive and self._task is not None:
+                self._begin(self._box, self._task)
+            return self._step(result)
         self._evidence["ended"] = action.name
         self._evidence["answer"] = action.arguments.get("answer")
         return Step("", done=True)
@@ -137,7 +154,9 @@ class OperatingSystem(Environment):
         if box is not None and self._task is not None:
             try:
                 box.stop()
-                self._evidence["files"] = collect(box.root_fd, watched_paths(self._task))
+                if "checks" in self._task.payload["expect"]:
+                    self._evidence["checks"] = self._check(box, self._task)
+                self._evidence["files"] = collect(box, watched_paths(self._task))
             finally:
                 box.close()
         return dict(self._evidence)
@@ -156,21 +175,69 @@ class OperatingSystem(Environment):
         return format_reply(thought, action)
 
     def expert(self, task: Task, rng: random.Random) -> Expert:
-        """Return the program for the task's skill; for a published task, the one that runs its reference command."""
-        if "goal" not in task.payload:
-            return _reference_expert(task.payload["reference"])
-        return play(task.payload["goal"], rng, rng.random() < self._own.mistake_rate)
+        """Return the program for the task's skill; for a task with a reference, the one that executes it in steps.
 
-    def _prepared(self, task: Task) -> Sandbox:
-        box = Sandbox(Limits(self._own.memory_mb, self._own.processes, self._own.disk_mb))
+        Raises:
+            ConfigurationError: a published task that has an answer but no reference.
+        """
+        mistake = rng.random() < self._own.mistake_rate
+        if "goal" in task.payload:
+            return play(task.payload["goal"], rng, mistake)
+        if "reference" not in task.payload:
+            raise ConfigurationError(
+                f"os: task {task.id} has no reference to demonstrate; set policy.kind=endpoint for a chat model"
+            )
+        answers = "rule" in task.payload["expect"]
+        return follow(task.instruction, task.payload["reference"], answers, rng, mistake)
+
+    def fresh_box(self) -> Box:
+        """Start an empty box under the settings' limits."""
+        limits = Limits(self._own.memory_mb, self._own.processes, self._own.disk_mb)
+        if self._own.sandbox == "docker":
+            return DockerBox(limits, self._own.docker_image)
+        return Sandbox(limits)
+
+    def set_up(self, box: Box, task: Task) -> CommandResult:
+        """Run a task's set-up in a box, and start its background program."""
+        result = box.run(apart(task.payload["setup"]), SETUP_TIMEOUT_S)
+        self._begin(box, task)
+        return result
+
+    def _prepared(self, task: Task) -> Box:
+        box = self.fresh_box()
         try:
-            result = box.run(_apart(task.payload["setup"]), SETUP_TIMEOUT_S)
+            result = self.set_up(box, task)
             if result.exit_code is None or (result.exit_code and task.origin == "generated"):
                 raise InfrastructureError(f"os: the set-up of task {task.id} failed in its box: {result.output[-300:]}")
         except BaseException:
             box.close()
             raise
         return box
+
+    def _begin(self, box: Box, task: Task) -> None:
+        """Start the task's background program, which a stopped act kills with all other processes."""
+        if "start" in task.payload:
+            box.run(task.payload["start"], SETUP_TIMEOUT_S)
+
+    def _check(self, box: Box, task: Task) -> list[int | None]:
+        """Run the check scripts on a copy of the files, in order until one fails; return their exit codes."""
+        arguments, codes = [str(self._evidence["answer"])], list[int | None]()
+        clean = box.copy()
+        if clean is None:
+            return codes
+        with clean:
+            for check in task.payload["expect"]["checks"]:
+                if check is None:
+                    arguments.append(self._evidence["reference"])
+                    continue
+                given = " ".join(map(shlex.quote, arguments))
+                body = shlex.quote(f'{check} "$@"')
+                result = clean.run(f"env -i {CLEAN} /bin/bash --norc -c {body} check {given}", SETUP_TIMEOUT_S)
+                codes.append(result.exit_code)
+                if result.exit_code != 0:
+                    break
+                arguments.append(result.output)
+        return codes
 
     def _step(self, result: CommandResult) -> Step:
         shown = result.output.strip("\n")
@@ -193,6 +260,12 @@ class OperatingSystem(Environment):
         return Turn(role="assistant", content=content, loss=False, thought=thought, action=action)
 
 
+def needs_reference(task: Task) -> bool:
+    """Say whether grading compares with what the reference prints in a fresh box."""
+    expect = task.payload["expect"]
+    return ("rule" in expect and "answer" not in expect) or None in expect.get("checks", ())
+
+
 def _problem(instruction: str) -> str:
     return f"Problem: {instruction}"
 
@@ -201,14 +274,6 @@ def _line(shown: str, remark: str) -> str:
     return f"{shown}\n{remark}" if shown else remark
 
 
-def _apart(script: str) -> str:
+def apart(script: str) -> str:
     """Return a script that runs `script` in a bash of its own, so that it leaves nothing in the agent's shell."""
     return f"/bin/bash -c {shlex.quote(script)}"
-
-
-def _reference_expert(command: str) -> Expert:
-    step = yield Move(
-        "I will run the command that gives the answer.", Action(name="bash", arguments={"script": command})
-    )
-    answer = step.observation.removeprefix(OUTPUT_HEAD).strip()
-    yield Move("The output is the answer.", Action(name="answer", arguments={"answer": answer}))

@@ -1,7 +1,7 @@
-"""Draws tasks: families in turn, split by a hash of the content, the same for the same seed.
+"""Draws tasks: families in turn, split by a hash of the goal, the same for the same seed.
 
-A draft's content (files, names, expectation; not its wording) decides by its hash whether it is a train or a test
-task, so the two share none under any seeds. `shifted` tasks come from families of their own.
+A draft's goal (what is to be done to which names; not its files or its wording) decides by its hash whether it is a
+train or a test task, so the two share no goal under any seeds. `shifted` tasks come from families of their own.
 """
 
 import random
@@ -14,7 +14,7 @@ from agenttuning.errors import ConfigurationError
 from agenttuning.trajectory import Task, content_hash
 
 TEST_SHARE = 4
-"""One of this many contents is a test task."""
+"""One of this many goals is a test goal."""
 SPLITS = ("train", "test", "shifted")
 
 
@@ -44,14 +44,14 @@ def generated_tasks(split: str, count: int, seed: int, families: Sequence[str] |
         while True:
             draft = makers[family](rng)
             content = content_hash(draft.content())
-            if content not in seen and (split == "shifted" or split_of(content) == split):
+            if content not in seen and (split == "shifted" or split_of(content_hash(draft.goal)) == split):
                 break
         seen.add(content)
         yield draft.task(split, family)
 
 
 def split_of(content: str) -> str:
-    """Return `train` or `test` for a content hash."""
+    """Return `train` or `test` for a hash."""
     return "test" if int(content, 16) % TEST_SHARE == 0 else "train"
 
 

@@ -1,8 +1,8 @@
 """Grades an episode from its stored evidence alone. Pure: no text of an agent is run or evaluated here.
 
 Evidence: `answer` (text or null), `ended` (`answer`, `finish` or null), `files` (what `state.collect` read) and,
-for published tasks, `reference` (what the reference command printed in a fresh box). Expectations are either an
-answer with a rule, or the content of files and the absence of others.
+for published tasks, `reference` (what the reference command printed in a fresh box) and `checks` (exit codes of check
+scripts). Expectations are an answer with a rule, the content of files and the absence of others, or check scripts.
 """
 
 import re
@@ -35,6 +35,21 @@ def list_match(answer: str, expected: str) -> bool:
     return bool(answer.strip()) and left == right
 
 
+def containing(answer: str, expected: str) -> bool:
+    """The expected text stands in the answer."""
+    return bool(expected.strip()) and expected.strip() in answer
+
+
+def contained(answer: str, expected: str) -> bool:
+    """The answer stands in the expected text."""
+    return bool(answer.strip()) and answer.strip() in expected
+
+
+def regex_match(answer: str, expected: str) -> bool:
+    """The task's own pattern is found in the answer."""
+    return bool(answer.strip()) and re.search(expected, answer.strip()) is not None
+
+
 def size_match(answer: str, expected: str) -> bool:
     """Equal as numbers of bytes; K, M, G and T are powers of 1024."""
     left, right = _bytes(answer), _bytes(expected)
@@ -46,6 +61,9 @@ RULES: dict[str, Callable[[str, str], bool]] = {
     "string-match": string_match,
     "list-match": list_match,
     "size-match": size_match,
+    "containing": containing,
+    "in": contained,
+    "regex-match": regex_match,
 }
 
 
@@ -68,6 +86,9 @@ def _solved(expect: dict[str, Any], evidence: dict[str, Any]) -> bool:
         answer = evidence.get("answer")
         expected = expect["answer"] if "answer" in expect else evidence.get("reference")
         return isinstance(answer, str) and isinstance(expected, str) and RULES[expect["rule"]](answer, expected)
+    if "checks" in expect:
+        codes = evidence.get("checks", [])
+        return bool(codes == [0] * sum(check is not None for check in expect["checks"]))
     files = evidence.get("files", {})
     return all(_holds(files.get(path), text) for path, text in expect["files"].items()) and all(
         files.get(path, {}).get("kind") == "missing" for path in expect.get("absent", [])
