@@ -4,8 +4,11 @@ import re
 import pytest
 
 from agenttuning.environments.alfworld import ALFWorld, ALFWorldSettings
+from agenttuning.environments.alfworld.expert import guide
 from agenttuning.environments.alfworld.knowledge import Knowledge
+from agenttuning.environments.alfworld.scene import Goal
 from agenttuning.environments.alfworld.thoughts import MANNERS, PHRASES
+from agenttuning.environments.base import Step
 
 NAME = re.compile(r"[a-z]+ \d+")
 
@@ -129,3 +132,62 @@ def test_knowledge_follows_the_observations():
     known.update("You arrive at shelf 2. On the shelf 2, you see nothing.")
     known.update("You put the mug 2 in/on the shelf 2.")
     assert (known.holding, known.where("mug"), known.treated) == (None, [("mug 2", "shelf 2")], {"mug 2"})
+
+
+SHOWN = {
+    "go_to": "You arrive at diningtable 1. On the diningtable 1, you see a apple 1, and a mug 1.",
+    "take": "You pick up the mug 1 from the diningtable 1.",
+    "cool": "You cool the mug 1 using the fridge 1.",
+    "put": "You put the mug 1 in/on the coffeemachine 1.",
+}
+ROOM = "You see a coffeemachine 1, a diningtable 1, and a fridge 1.\nYour task is to: put a cool mug in coffeemachine."
+COOL_MUG = Goal(
+    type="pick_cool_then_place_in_recep",
+    object="Mug",
+    receptacle="CoffeeMachine",
+    lamp=None,
+    text="put a cool mug in coffeemachine",
+)
+
+
+@pytest.mark.parametrize(("placed", "forgets"), [(["move mug 1 to coffeemachine 1"], True), ([], False)])
+def test_the_guide_forgets_only_where_its_walkthrough_ends_with_placing(placed, forgets):
+    """In a published game the mug stands on the machine all the while, and no walkthrough puts it there."""
+    walkthrough = ["go to diningtable 1", "take mug 1 from diningtable 1", "go to fridge 1", "cool mug 1 with fridge 1"]
+    walkthrough += ["go to coffeemachine 1", *placed] if placed else []
+    slips = set()
+    for seed in range(40):
+        expert = guide(ROOM, COOL_MUG, "put", walkthrough, random.Random(seed), 1.0)
+        names, move = [], next(expert)
+        while True:
+            names.append((move.action.name, move.loss))
+            try:
+                move = expert.send(Step(SHOWN[move.action.name]))
+            except StopIteration:
+                break
+        slips |= {name for name, loss in names if not loss}
+        assert [name for name, loss in names if loss][-1] == ("put" if placed else "cool")
+    assert ("put" in slips) is forgets
+    assert slips
+
+
+def test_what_may_not_be_put_back_is_not_taken_by_mistake():
+    walkthrough = ["go to diningtable 1", "take mug 1 from diningtable 1"]
+    shown = "You arrive at diningtable 1. On the diningtable 1, you see {}, and a mug 1."
+    for others, taken in (("a papertowelroll 1, a sofa 1", False), ("an apple 1, a bowl 1", True)):
+        slips = []
+        for seed in range(40):
+            expert = guide(ROOM, COOL_MUG, "put", walkthrough, random.Random(seed), 1.0)
+            next(expert)
+            slips.append(not expert.send(Step(shown.format(others))).loss)
+        assert any(slips) is taken
+
+
+def test_no_thought_denies_what_lies_in_sight():
+    room = "You see a coffeemachine 1, and a countertop 1.\nYour task is to: put a cool mug in coffeemachine."
+    walkthrough = ["go to coffeemachine 1", "go to countertop 1", "take mug 2 from countertop 1"]
+    for seed in range(9):
+        expert = guide(room, COOL_MUG, "put", walkthrough, random.Random(seed), 0.0)
+        next(expert)
+        move = expert.send(Step("You arrive at coffeemachine 1. On the coffeemachine 1, you see a mug 1."))
+        assert re.search(r"do not have a mug|still need a mug|carry no mug", move.thought), move.thought

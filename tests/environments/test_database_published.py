@@ -42,12 +42,33 @@ def test_a_change_is_graded_against_its_gold_statement(tmp_path):
         assert env.grade(task, env.close()).reward == reward
 
 
-def test_published_tasks_have_no_expert_and_say_what_to_do(tmp_path):
-    write(tmp_path, RECORD)
+def test_questions_without_gold_sql_have_no_expert_and_say_what_to_do(tmp_path):
+    write(tmp_path, {**RECORD, "label": ["3"], "type": ["counting"]})
     env = make_environment("db", {"source": "agentbench_dev"}, str(tmp_path))
     (task,) = env.tasks("test", 5, 0)
-    with pytest.raises(ConfigurationError, match=r"policy\.kind=endpoint"):
+    with pytest.raises(ConfigurationError, match=r"no gold SQL.*policy\.kind=endpoint"):
         env.expert(task, random.Random(0))
+
+
+def test_a_published_change_is_demonstrated_by_its_gold_statement(tmp_path):
+    write(tmp_path, RECORD)
+    env = make_environment("db", {"source": "agentbench_dev", "mistake_rate": 0.0}, str(tmp_path))
+    (task,) = env.tasks("test", 5, 0)
+    env.reset(task)
+    expert = env.expert(task, random.Random(0))
+    step = env.step(next(expert).action)
+    assert step.observation == "Query OK, 1 row affected"
+    assert env.step(expert.send(step).action).done
+    assert env.grade(task, env.close()).reward == 1.0
+
+
+@pytest.mark.parametrize("place", ["db/agentbench_dbbench_standard.jsonl", "data/dbbench/standard.jsonl"])
+def test_agentbenchs_own_layout_is_read(tmp_path, place):
+    path = tmp_path / place
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(RECORD) + "\n")
+    env = make_environment("db", {"source": "agentbench_standard"}, str(tmp_path))
+    assert len(list(env.tasks("test", 5, 0))) == 1
 
 
 @pytest.mark.parametrize(
@@ -55,6 +76,8 @@ def test_published_tasks_have_no_expert_and_say_what_to_do(tmp_path):
     [
         ("agentbench_dev", "train", r"environments\.db\.train_tasks=0"),
         ("wikitablequestions", "shifted", r"environments\.db\.shifted_tasks=0"),
+        ("agentbench_standard", "train", r"environments\.db\.train_tasks=0"),
+        ("geoquery", "test", r"environments\.db\.test_tasks=0"),
     ],
 )
 def test_a_split_that_a_source_lacks_is_refused(tmp_path, source, split, message):

@@ -53,7 +53,9 @@ class ALFWorldSettings(EnvironmentSettings):
     available_actions: bool = False
     """Append the admissible commands to each observation."""
     mistake_rate: float = Field(default=0.15, ge=0.0, le=1.0)
-    """Share of the expert's generated games in which it tries one mistake; the mistake is never trained."""
+    """Share of the expert's games in which it tries one mistake; the mistake is never trained."""
+    expert: Literal["walkthrough", "explorer"] = "walkthrough"
+    """For `source: official`: follow the stored walkthrough, or search like one who does not know the game."""
 
 
 class ALFWorld(Environment):
@@ -176,13 +178,14 @@ class ALFWorld(Environment):
         return format_reply(thought, action)
 
     def expert(self, task: Task, rng: random.Random) -> Expert:
-        """Return the explorer of a generated game, or the guide through a published one."""
+        """Return the explorer of a game, or, as the settings say, the guide through a published one."""
         if self._view is None:
             raise ConfigurationError("alfworld: the expert plays what it is shown; call reset before expert")
         goal, wording = Goal.model_validate(task.payload["goal"]), self.options.wording
-        if task.payload["source"] == "official":
-            return guide(self._view.text, goal, wording, task.payload["walkthrough"], rng)
-        return explore(self._view.text, goal, wording, rng, self.options.mistake_rate)
+        rate = self.options.mistake_rate
+        if task.payload["source"] == "official" and self.options.expert == "walkthrough":
+            return guide(self._view.text, goal, wording, task.payload["walkthrough"], rng, rate)
+        return explore(self._view.text, goal, wording, rng, rate)
 
     def shutdown(self) -> None:
         """End the game and free the planning library."""

@@ -8,7 +8,8 @@ share of the episodes, one plausible mistake that is not trained (`Move.loss` is
 - `blind`: it takes from a closed place;
 - `forget`: it places the object without cleaning, heating or cooling it.
 
-The guide goes straight to the target, since the walkthrough knows where it lies; its thoughts do not say why.
+The guide goes straight to the target, since the walkthrough knows where it lies; its thoughts do not say why. Its
+mistakes are `hasty`, `wrong` and `forget`, each with the moves that bring it back to the walkthrough.
 """
 
 import random
@@ -17,7 +18,7 @@ from itertools import takewhile
 
 from agenttuning.environments.alfworld.grammar import command_text, structured
 from agenttuning.environments.alfworld.knowledge import Knowledge, kind
-from agenttuning.environments.alfworld.rooms import LOOK
+from agenttuning.environments.alfworld.rooms import LOOK, may_hold
 from agenttuning.environments.alfworld.rules import Choice, Rules
 from agenttuning.environments.alfworld.scene import Goal, put_command, spoken
 from agenttuning.environments.alfworld.thoughts import MANNERS, word
@@ -78,31 +79,94 @@ def _slip(mistakes: Sequence[str], choice: Choice, rules: Rules, known: Knowledg
     if "blind" in mistakes and choice.situation == "uncover":
         thing = f"{rules.target} 1"
         return Choice(f"take {thing} from {here}", "blind", {**names, "thing": thing})
-    others = [name for name in known.seen.get(here, []) if kind(name) != rules.lamp]
+    others = [name for name in known.seen.get(here, []) if kind(name) != rules.lamp and _fits(name, here)]
     if "wrong" in mistakes and choice.situation == "next" and others:
         thing = rng.choice(others)
         return Choice(f"take {thing} from {here}", "wrong", {**names, "thing": thing})
     return None
 
 
-def guide(observation: str, goal: Goal, wording: str, walkthrough: Sequence[str], rng: random.Random) -> Expert:
-    """Follow a stored walkthrough (in the wheel's wording), with thoughts from what was shown."""
+def guide(
+    observation: str,
+    goal: Goal,
+    wording: str,
+    walkthrough: Sequence[str],
+    rng: random.Random,
+    mistake_rate: float = 0.0,
+) -> Expert:
+    """Follow a stored walkthrough (in the wheel's wording), with thoughts from what was shown.
+
+    Args:
+        observation: the room sentence and the task.
+        goal: what the task asks, as its sentence says it.
+        wording: `put` or `move`.
+        walkthrough: the commands that win.
+        rng: draws manner and mistake.
+        mistake_rate: share of the episodes with a mistake and its recovery; a game that offers no occasion has none.
+    """
     rules, known, manner = Rules(goal, wording), Knowledge.begin(observation), rng.randrange(MANNERS)
+    mistakes = _drawn(rules, rng) if rng.random() < mistake_rate else ()
     actions = [structured(command) for command in direct(walkthrough)]
     # Where several places would do, the thoughts must name those that the walkthrough uses.
     ends = {action.name: str(action.arguments.get("receptacle", "")) for action in actions}
     chosen = {"goal": ends.get("move") or ends.get("put") or ""}
+    if not chosen["goal"] or direct(walkthrough) != list(walkthrough):
+        # The target shares a location with its destination, or another place: from one there is no way to the other.
+        mistakes = tuple(mistake for mistake in mistakes if mistake == "wrong")
     if rules.treatment is not None:
         chosen["appliance"] = ends.get(rules.treatment.verb, "")
     last = ""
     for action in actions:
         names = {**rules.names(known), **{key: place for key, place in chosen.items() if place}}
-        choice = _explained(action, rules, known, names, last)
-        step = yield Move(word(choice.situation, manner, **choice.names), structured(choice.command))
-        if step.done:
-            return
-        known.update(step.observation)
-        last = choice.situation
+        detour = _detour(mistakes, action, rules, known, names, rng)
+        mistakes = () if detour else mistakes
+        for choice, loss in (*detour, (None, True)):
+            if choice is None:
+                names = {**rules.names(known), **{key: place for key, place in chosen.items() if place}}
+                choice = _explained(action, rules, known, names, last)
+            step = yield Move(word(choice.situation, manner, **choice.names), structured(choice.command), loss=loss)
+            if step.done:
+                return
+            known.update(step.observation)
+            last = choice.situation
+
+
+def _detour(
+    mistakes: Sequence[str], action: Action, rules: Rules, known: Knowledge, names: dict[str, str], rng: random.Random
+) -> list[tuple[Choice, bool]]:
+    """Return a mistake before a walkthrough's command and the moves back to it, each with whether it is trained."""
+    place, here = str(action.arguments.get("receptacle", "")), str(known.here)
+    goal = names.get("goal", "")
+    if "hasty" in mistakes and known.here is None and goal and goal != place:
+        return [(Choice(f"go to {goal}", "hasty", names), False)]
+    seen = [name for name in known.seen.get(here, []) if kind(name) not in (rules.target, rules.lamp)]
+    others = [name for name in seen if _fits(name, here)]
+    if "wrong" in mistakes and action.name == "take" and others:
+        thing = rng.choice(others)
+        back = {**names, "thing": thing}
+        return [
+            (Choice(f"take {thing} from {here}", "wrong", back), False),
+            (Choice(put_command(thing, here, rules.wording), "give_back", back), True),
+        ]
+    if "forget" in mistakes and action.name == "go_to" and place == names.get("appliance") and known.holding:
+        thing = known.holding
+        if kind(goal) in _WITH_DOORS or goal == here:
+            return []
+        return [
+            (Choice(f"go to {goal}", "to_goal", names), False),
+            (Choice(put_command(thing, goal, rules.wording), "place", names), False),
+            (Choice(f"take {thing} from {goal}", "take_again", {**names, "thing": thing}), True),
+        ]
+    return []
+
+
+def _fits(thing: str, place: str) -> bool:
+    """Say whether a thing may be put where it was found: some published games begin with things that may not."""
+    return may_hold(kind(place), kind(thing))
+
+
+_WITH_DOORS = frozenset({"cabinet", "drawer", "fridge", "microwave", "safe"})
+"""Places that may be closed: a walkthrough opens them itself, and must find them as it left them."""
 
 
 def direct(walkthrough: Sequence[str]) -> list[str]:
@@ -153,7 +217,8 @@ def _going(place: str, rules: Rules, known: Knowledge, last: str) -> tuple[str, 
             return ("second_known" if last == "place" else "to_target"), {"other": other}
         if last == "place":
             return "second_search", {}
-        return ("begin" if known.here is None else "next" if known.here in known.seen else "empty_handed"), {}
+        barren = known.here in known.seen and not any(spot == known.here for _, spot in known.where(wanted))
+        return ("begin" if known.here is None else "next" if barren else "empty_handed"), {}
     if rules.goal.type == LOOK:
         return ("to_lamp", {"other": other}) if other is not None else ("seek_lamp", {})
     if rules.treatment is not None:

@@ -124,6 +124,14 @@ def holds(receptacle: str, thing: str) -> bool:
     return thing in constants().VAL_RECEPTACLE_OBJECTS.get(receptacle, ())
 
 
+def may_hold(place: str, thing: str) -> bool:
+    """Say the same of types as the game names them, in lower case."""
+    for receptacle, held in constants().VAL_RECEPTACLE_OBJECTS.items():
+        if receptacle.lower() == place:
+            return any(name.lower() == thing for name in held)
+    return False
+
+
 def opens(receptacle: str) -> bool:
     """Say whether the receptacle type has a door that starts closed."""
     return receptacle in constants().OPENABLE_CLASS_SET

@@ -2,8 +2,9 @@
 
 What an agent writes can change the tables of its own episode and nothing else: an authorizer refuses files,
 extensions, virtual tables and PRAGMA; a statement is stopped at a time limit; values, pages and results have size
-limits; one statement runs per call. Text compares without regard to case, as MySQL's default collation does.
-Another engine (a MariaDB server) is another class with the same four methods.
+limits; one statement runs per call. Text compares without regard to case, as MySQL's default collation does. The
+agent's MySQL runs as it is; a statement that SQLite refuses is translated and tried once more (`mysql`). A MariaDB
+server behind the same interface is in `mariadb`.
 """
 
 import ast
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agenttuning.environments.database.dialect import ShowColumns, ShowTables, read_show
+from agenttuning.environments.database.mysql import add_functions, translate
 from agenttuning.environments.database.tables import Table, fingerprint
 
 MAX_VALUE_BYTES = 1_000_000
@@ -72,7 +74,7 @@ class SQLiteEngine:
             self._connection.execute(f"PRAGMA {pragma}")
         self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
         self._connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-        self._connection.create_function("concat", -1, _concat, deterministic=True)
+        add_functions(self._connection)
         self._connection.set_authorizer(self._authorize)
         self._connection.set_progress_handler(lambda: time.monotonic() > self._deadline, PROGRESS_OPCODES)
 
@@ -95,16 +97,28 @@ class SQLiteEngine:
         self._refused = ""
         self._deadline = time.monotonic() + self.timeout_s
         self._trusted = False
+        try:
+            reply, refused = self._attempt(sql)
+            if refused and not self._refused and (other := translate(sql)) is not None:
+                again, _ = self._attempt(other)
+                return reply if again.error else again
+            return reply
+        finally:
+            self._trusted = True
+            self._deadline = float("inf")
+
+    def _attempt(self, sql: str) -> tuple[Reply, bool]:
+        """Run a statement; return its reply, and whether SQLite refused it for its form or its names."""
         cursor = self._connection.cursor()
         try:
             cursor.execute(sql)
-            return self._rows(cursor) if cursor.description is not None else Reply(_changed(cursor.rowcount))
+            reply = rows_reply(cursor, self.max_chars) if cursor.description is not None else changed(cursor.rowcount)
+            return reply, False
         except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
-            return Reply(f"Error: {self._explain(error)}", error=True)
+            refused = type(error) is sqlite3.OperationalError and str(error) != "interrupted"
+            return Reply(f"Error: {self._explain(error)}", error=True), refused
         finally:
             cursor.close()
-            self._trusted = True
-            self._deadline = float("inf")
 
     def state(self, tables: Sequence[Table]) -> dict[str, str | None]:
         """Return the fingerprint of each table as it is now, None for one that lost a column or is gone.
@@ -136,27 +150,17 @@ class SQLiteEngine:
 
     def _show(self, request: ShowTables | ShowColumns) -> Reply:
         if isinstance(request, ShowTables):
-            return self._rows(
+            return rows_reply(
                 self._connection.execute(
                     "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%' "
                     "ORDER BY name"
-                )
+                ),
+                self.max_chars,
             )
         rows = self._connection.execute(f"PRAGMA table_info({_quoted(request.table)})").fetchall()
         if not rows:
             return Reply(f"Error: no such table: {request.table}", error=True)
-        return self._rows((name, kind.lower()) for _, name, kind, *_ in rows)
-
-    def _rows(self, rows: Iterable[Sequence[Any]]) -> Reply:
-        parts: list[str] = []
-        length = 2
-        for row in rows:
-            parts.append(repr(tuple(row)))
-            length += len(parts[-1]) + 2
-            if length - 2 > self.max_chars:
-                text = "[" + ", ".join(parts)
-                return Reply(f"{text[: self.max_chars]}... [cut at {self.max_chars} characters]", truncated=True)
-        return Reply("[" + ", ".join(parts) + "]")
+        return rows_reply(((name, kind.lower()) for _, name, kind, *_ in rows), self.max_chars)
 
     def _explain(self, error: Exception) -> str:
         text = str(error)
@@ -203,23 +207,38 @@ _ALLOWED = frozenset(
 _REFUSED_FUNCTIONS = frozenset({"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"})
 
 
-def _changed(count: int) -> str:
-    return "Query OK" if count < 0 else f"Query OK, {count} row{'' if count == 1 else 's'} affected"
+def rows_reply(rows: Iterable[Sequence[Any]], max_chars: int) -> Reply:
+    """Return rows as text, cut at `max_chars`; of what lies beyond the cut no more than a row is read."""
+    parts: list[str] = []
+    length = 2
+    for row in rows:
+        parts.append(repr(tuple(row)))
+        length += len(parts[-1]) + 2
+        if length - 2 > max_chars:
+            text = "[" + ", ".join(parts)
+            return Reply(f"{text[:max_chars]}... [cut at {max_chars} characters]", truncated=True)
+    return Reply("[" + ", ".join(parts) + "]")
+
+
+def changed(count: int) -> Reply:
+    """Return what a statement without rows gives: how many rows it changed, where `count` is not negative."""
+    return Reply("Query OK" if count < 0 else f"Query OK, {count} row{'' if count == 1 else 's'} affected")
 
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _concat(*values: Any) -> str | None:
-    """MySQL's CONCAT: null where any argument is null."""
-    return None if any(value is None for value in values) else "".join(map(str, values))
-
-
-def read_values(text: str) -> list[Any] | None:
-    """Return the first column of a raw reply, or None where the text is no list of rows (an error, a cut result)."""
+def read_rows(text: str) -> list[tuple[Any, ...]] | None:
+    """Return the rows of a raw reply, or None where the text is no list of rows (an error, a cut result)."""
     try:
         rows = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return None
-    return [row[0] for row in rows] if isinstance(rows, list) else None
+    return rows if isinstance(rows, list) else None
+
+
+def read_values(text: str) -> list[Any] | None:
+    """Return the first column of a raw reply, or None where the text is no list of rows."""
+    rows = read_rows(text)
+    return None if rows is None else [row[0] for row in rows]

@@ -1,18 +1,20 @@
-"""The database environment: one embedded database per episode, one SQL statement or the final answer per turn."""
+"""The database environment: one database per episode, one SQL statement or the final answer per turn."""
 
 import random
-from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from agenttuning.environments.base import Environment, EnvironmentSettings, Expert, Grade, Needs, Parsed, Step
-from agenttuning.environments.database import expert, published, tasks
+from agenttuning.environments.database import derived, expert, published, tasks
 from agenttuning.environments.database.engine import Engine, SQLiteEngine
 from agenttuning.environments.database.grading import grade_evidence
 from agenttuning.environments.database.grammar import ANSWER, OPERATION, answer, format_reply, operation, parse_reply
 from agenttuning.environments.database.queries import Plan
-from agenttuning.environments.database.tables import Table
+from agenttuning.environments.database.server import Address
+from agenttuning.environments.database.tables import Table, tables_of
 from agenttuning.errors import ConfigurationError
 from agenttuning.trajectory import Action, Task, Turn
 
@@ -31,8 +33,25 @@ The list holds every value asked for, copied from a result. After a change the a
 class DatabaseSettings(EnvironmentSettings):
     """Settings of the database environment."""
 
-    source: Literal["generated", "wikitablequestions", "agentbench_dev"] = "generated"
-    """Where tasks come from; the last two read `data.root`."""
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    source: Literal[
+        "generated",
+        "wikitablequestions",
+        "wikitablequestions_edits",
+        "agentbench_dev",
+        "agentbench_standard",
+        "geoquery",
+        "defog",
+        "sqlite",
+    ] = "generated"
+    """Where tasks come from; all but the first read `data.root`."""
+    questions: str | None = None
+    """For `source: sqlite`: the file of questions, relative to `data.root`; its databases lie beside it."""
+    engine: Literal["sqlite", "mariadb"] = "sqlite"
+    """What runs the SQL: SQLite in memory, or a MariaDB server."""
+    server: str | None = None
+    """For `engine: mariadb`: `mysql://USER:PASSWORD@HOST:PORT`; unset: one is started for this process."""
     families: tuple[str, ...] | None = None
     """Draw generated tasks from these families alone; None: all."""
     mistake_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.15
@@ -42,9 +61,20 @@ class DatabaseSettings(EnvironmentSettings):
     max_result_chars: Annotated[int, Field(ge=80)] = 800
     """Length at which a result is cut."""
 
+    @model_validator(mode="after")
+    def _no_idle_setting(self) -> Self:
+        """Refuse a setting that would do nothing."""
+        if self.server is not None and self.engine != "mariadb":
+            raise ValueError("server is for engine: mariadb; set engine, or leave server out")
+        if (self.questions is None) == (self.source == "sqlite"):
+            raise ValueError("source: sqlite needs questions, the file of questions, and no other source reads it")
+        if self.families is not None and self.source != "generated":
+            raise ValueError("families are those of source: generated; leave them out")
+        return self
+
 
 class Database(Environment):
-    """SQL on an embedded engine. Actions: `operation` (`sql`) and `answer` (`values`)."""
+    """SQL on an engine of the episode's own. Actions: `operation` (`sql`) and `answer` (`values`)."""
 
     name: ClassVar[str] = "db"
     version: ClassVar[str] = "1"
@@ -57,7 +87,11 @@ class Database(Environment):
     def __init__(self, settings: EnvironmentSettings | None = None, data_root: str | None = None) -> None:
         super().__init__(settings or DatabaseSettings(), data_root)
         self._engine: Engine | None = None
-        self._tables: list[Table] = []
+        self._tables: Sequence[Table] = ()
+        self._address: Address | None = None
+        self._started = False
+        self.dropped: Counter[str] = Counter()
+        """Questions of a source with gold SQL that made no task, by reason."""
         self._answer: list[str] | None = None
         self._evidence: dict[str, Any] = {}
 
@@ -70,7 +104,17 @@ class Database(Environment):
         """
         if self.settings.source == "generated":
             return tasks.generate(self.name, split, count, seed, self.settings.families)
-        return published.load(self.name, self.settings.source, self.data_root, split, count, seed)
+        return published.load(
+            self.name,
+            self.settings.source,
+            self.data_root,
+            split,
+            count,
+            seed,
+            file=self.settings.questions,
+            max_chars=self.settings.max_result_chars,
+            dropped=self.dropped,
+        )
 
     def description(self, task: Task) -> str:
         """Return the rules, the action grammar and what an answer must be."""
@@ -89,11 +133,16 @@ class Database(Environment):
         )
 
     def reset(self, task: Task) -> str:
-        """Create the task's tables in an empty database and return the question."""
+        """Create the task's tables in an empty database and return the question.
+
+        Raises:
+            ConfigurationError: MariaDB is asked for and not installed.
+            InfrastructureError: its server does not answer.
+        """
         self.close()
-        self._tables = [Table.model_validate(table) for table in task.payload["tables"]]
+        self._tables = tables_of(task.payload)
         self._answer, self._evidence = None, {}
-        self._engine = SQLiteEngine(self.settings.statement_timeout_s, self.settings.max_result_chars)
+        self._engine = self._new_engine()
         self._engine.create(self._tables)
         return task.instruction
 
@@ -139,17 +188,44 @@ class Database(Environment):
         return format_reply(thought, action)
 
     def expert(self, task: Task, rng: random.Random) -> Expert:
-        """Return the demonstrator of a generated task.
+        """Return the demonstrator of a generated task, or of one with gold SQL.
 
         Raises:
-            ConfigurationError: the task is published data, which has answers but no queries to demonstrate.
+            ConfigurationError: the task is published data with answers and no gold program.
         """
+        if "gold" in task.payload:
+            return derived.play_gold(task.payload, rng, self.settings.mistake_rate)
         if "plan" not in task.payload:
             raise ConfigurationError(
-                f"task {task.id} comes from published data ({task.family}), which has no demonstrations; "
-                "set policy.kind=endpoint for a chat model, or environments.db.settings.source=generated"
+                f"task {task.id} comes from published data ({task.family}), which has answers and no gold SQL, so "
+                "there is nothing to demonstrate; set policy.kind=endpoint for a chat model, or "
+                "environments.db.settings.source to one with gold SQL (generated, geoquery, defog, sqlite, "
+                "wikitablequestions_edits)"
             )
         return expert.play(Plan.model_validate(task.payload["plan"]), rng, self.settings.mistake_rate)
+
+    def shutdown(self) -> None:
+        """End the episode, and the server where this environment was the last to use it."""
+        self.close()
+        if self._started:
+            from agenttuning.environments.database import server
+
+            server.release()
+            self._started, self._address = False, None
+
+    def _new_engine(self) -> Engine:
+        timeout, chars = self.settings.statement_timeout_s, self.settings.max_result_chars
+        if self.settings.engine == "sqlite":
+            return SQLiteEngine(timeout, chars)
+        from agenttuning.environments.database import server
+        from agenttuning.environments.database.mariadb import MariaDBEngine
+
+        if self._address is None:
+            if self.settings.server is not None:
+                self._address = server.read_address(self.settings.server)
+            else:
+                self._address, self._started = server.acquire(), True
+        return MariaDBEngine(self._address, timeout, chars)
 
 
 def _shown(thought: str, action: Action) -> Turn:

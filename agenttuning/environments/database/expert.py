@@ -8,12 +8,13 @@ the last result shows. In a share of its episodes it first makes a plausible mis
 import random
 from collections.abc import Generator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from agenttuning.environments.base import Expert, Move, Step
 from agenttuning.environments.database import thoughts
 from agenttuning.environments.database.engine import read_values
 from agenttuning.environments.database.grammar import answer, operation
-from agenttuning.environments.database.queries import Edit, Plan, Query, edit_sql, query_sql, renamed
+from agenttuning.environments.database.queries import Edit, Plan, Query, edit_sql, name_sql, query_sql, renamed
 from agenttuning.environments.database.tables import Value
 
 Exchange = Generator[Move, Step, Step]
@@ -139,5 +140,12 @@ def _mistakes(plan: Plan, query: Query, rng: random.Random) -> list[Mistake]:
 
 
 def _phrases(values: tuple[Value, ...]) -> list[str]:
-    """Return the texts of two words: without quotes they are a syntax error, which tells them from a column's name."""
-    return [value for value in values if isinstance(value, str) and " " in value]
+    """Return the texts that are a syntax error without quotes: two plain words side by side, and no comment."""
+    if any(mark in str(value) for value in values for mark in ("--", "/*", "#")):
+        return []
+    texts = [value for value in values if isinstance(value, str)]
+    return [text for text in texts if any(_is_plain(a) and _is_plain(b) for a, b in pairwise(text.split(" ")))]
+
+
+def _is_plain(word: str) -> bool:
+    return word.isalpha() and name_sql(word.casefold()) == word.casefold()

@@ -163,7 +163,7 @@ def update(world: World, rng: random.Random) -> Draft | None:
 
 def insert(world: World, rng: random.Random) -> Draft | None:
     """A new thing with a value for every column."""
-    row = dict(zip(world.table.columns, world.table.rows[-1], strict=True))
+    row = {column: world.table.column(column)[-1] for column in world.table.columns}
     edit = Edit(kind="insert", table=world.table.name, values=row)
     check = Query(table=world.table.name, function="COUNT", where=(_equal(world.key, row[world.key]),))
     values = [f"{label(column)} {value}" for column, value in row.items()]

@@ -17,14 +17,15 @@ TOLERANCE = 1e-6
 
 
 def grade_evidence(payload: dict[str, Any], evidence: dict[str, Any]) -> Grade:
-    """Grade evidence against a task's payload (`answer`, `state`, `before`)."""
+    """Grade evidence against a task's payload (`answer` and other right ones in `alternatives`, `state`, `before`)."""
     answer = evidence.get("answer")
     if not isinstance(answer, list) or not answer or evidence.get("state") != payload["state"]:
         return Grade(0.0, 0.0)
     if payload["answer"] is None:
         solved = payload["state"] != payload["before"]
     else:
-        solved = same_answer(answer, payload["answer"])
+        right = [payload["answer"], *payload.get("alternatives", [])]
+        solved = any(same_answer(answer, expected) for expected in right)
     return Grade(float(solved), float(solved))
 
 

@@ -1,26 +1,64 @@
-"""Tasks from published data: WikiTableQuestions, and the development set of AgentBench's database task.
+"""Tasks from published data: which source has which splits and files, and WikiTableQuestions and AgentBench themselves.
 
-Both have answers and no demonstrations. Columns are text, as AgentBench creates them. The expected tables of a
-change come from running its gold statement on a copy here.
+WikiTableQuestions and AgentBench's questions have answers and no gold program; the columns are text, as AgentBench
+creates them. Where there is gold SQL (AgentBench's changes, GeoQuery, defog, files of questions, changes drawn from
+WikiTableQuestions' tables) a demonstrator exists. What `tasks` leaves out is counted by reason in a `Counter`.
 """
 
 import json
 import lzma
 import random
+from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from agenttuning.environments.database import edits, gold, questions
 from agenttuning.environments.database.engine import SQLiteEngine
 from agenttuning.environments.database.tables import Table, state_of
 from agenttuning.errors import ConfigurationError, DataError
 from agenttuning.trajectory import Task
 
 WTQ_SPLITS = {"train": "wtq_training", "test": "wtq_pristine-unseen-tables"}
+AGENTBENCH = {"agentbench_dev": "dev.jsonl", "agentbench_standard": "standard.jsonl"}
+"""Files of AgentBench's database task; both are for evaluation alone."""
+SPLITS: dict[str, tuple[str, ...]] = {
+    "wikitablequestions": ("train", "test"),
+    "wikitablequestions_edits": ("train", "test"),
+    "agentbench_dev": ("test",),
+    "agentbench_standard": ("test",),
+    "geoquery": ("train",),
+    "defog": ("train", "test"),
+    "sqlite": ("train", "test", "shifted"),
+}
+"""The splits that each published source has."""
 
 
-def load(environment: str, source: str, root: str | None, split: str, count: int, seed: int) -> Iterator[Task]:
+def load(
+    environment: str,
+    source: str,
+    root: str | None,
+    split: str,
+    count: int,
+    seed: int,
+    *,
+    file: str | None = None,
+    max_chars: int = 800,
+    dropped: Counter[str] | None = None,
+) -> Iterator[Task]:
     """Yield up to `count` tasks of a published source in an order that the seed decides.
+
+    Args:
+        environment: the registered name that the tasks carry.
+        source: a key of `SPLITS`.
+        root: the data root; None where the source needs none (`sqlite` with an absolute path).
+        split: `train`, `test` or `shifted`.
+        count: how many.
+        seed: decides which and their order.
+        file: for `sqlite`: the file of questions, relative to the data root.
+        max_chars: length at which the environment cuts a result; a longer gold result makes no task.
+        dropped: questions that make no task are counted here, by reason.
 
     Raises:
         ConfigurationError: no `data.root`, or a split that the source does not have.
@@ -28,35 +66,79 @@ def load(environment: str, source: str, root: str | None, split: str, count: int
     """
     if count == 0:
         return
-    splits = tuple(WTQ_SPLITS) if source == "wikitablequestions" else ("test",)
-    if split not in splits:
+    if split not in SPLITS[source]:
         raise ConfigurationError(
-            f"{environment}: source {source!r} has no split {split!r} (it has {', '.join(splits)}); "
+            f"{environment}: source {source!r} has no split {split!r} (it has {', '.join(SPLITS[source])}); "
             f"set environments.{environment}.{split}_tasks=0"
         )
-    if root is None:
+    if root is None and not (source == "sqlite" and file and Path(file).is_absolute()):
         raise ConfigurationError(f"{environment}: source {source!r} needs data.root, the directory of published data")
-    folder = Path(root) / "db"
+    folder = Path(root or "")
     if source == "wikitablequestions":
-        records = _read(folder / f"{WTQ_SPLITS[split]}.jsonl.xz")
-        tables = {record["id"]: record for record in _read(folder / "wtq_tables.jsonl.xz")}
+        yield from _wikitablequestions(environment, folder / "db", split, count, seed)
+    elif source == "wikitablequestions_edits":
+        yield from edits.edit_tasks(environment, split, _wtq_tables(folder / "db", split), count, seed)
+    elif source in AGENTBENCH:
+        yield from _agentbench_file(environment, folder, source, split, count, seed)
     else:
-        records, tables = _read(folder / "agentbench_dbbench_dev.jsonl"), {}
+        if source == "geoquery":
+            found = questions.geoquery(folder)
+        elif source == "defog":
+            found = questions.defog(folder, split)
+        else:
+            found = questions.in_files(folder / str(file), split)
+        asked = list(found)
+        random.Random(seed).shuffle(asked)
+        counted = Counter[str]() if dropped is None else dropped
+        yield from islice(gold.tasks(environment, split, asked, max_chars, counted), count)
+
+
+def _wikitablequestions(environment: str, folder: Path, split: str, count: int, seed: int) -> Iterator[Task]:
+    records = _read(folder / f"{WTQ_SPLITS[split]}.jsonl.xz")
+    tables = {record["id"]: record for record in _read(folder / "wtq_tables.jsonl.xz")}
     random.Random(seed).shuffle(records)
     for record in records[:count]:
         try:
-            if tables:
-                yield _question(environment, split, record, tables[record["table"]])
-            else:
-                yield _agentbench(environment, split, record)
+            yield _question(environment, split, record, tables[record["table"]])
         except (KeyError, IndexError, TypeError) as error:
-            raise DataError(f"{folder}: a {source} record is not as published ({error!r}): {record!r:.200}") from error
+            raise DataError(f"{folder}: not as WikiTableQuestions published it ({error!r}): {record!r:.200}") from error
+
+
+def _wtq_tables(folder: Path, split: str) -> list[Table]:
+    """Return the tables that the questions of a split ask, in the order of their ids."""
+    try:
+        asked = {record["table"] for record in _read(folder / f"{WTQ_SPLITS[split]}.jsonl.xz")}
+        other = "test" if split == "train" else "train"
+        # The published splits share no table; a file that does is not theirs.
+        asked -= {record["table"] for record in _read(folder / f"{WTQ_SPLITS[other]}.jsonl.xz")}
+        found = [raw for raw in _read(folder / "wtq_tables.jsonl.xz") if raw["id"] in asked]
+        return [_table(_wtq_name(raw["id"]), raw["header"], raw["rows"]) for raw in found]
+    except (KeyError, IndexError, TypeError) as error:
+        raise DataError(f"{folder}: not as WikiTableQuestions published it ({error!r}); fetch it again") from error
+
+
+def _agentbench_file(environment: str, root: Path, source: str, split: str, count: int, seed: int) -> Iterator[Task]:
+    """Read AgentBench's file as it lies in this project's data root or in AgentBench's own repository."""
+    name = AGENTBENCH[source]
+    packed = root / "db" / f"agentbench_dbbench_{name}"
+    places = (packed, root / "data" / "dbbench" / name, root / "dbbench" / name, root / "db" / name)
+    path = next((place for place in places if place.is_file()), packed)
+    records = _read(path)
+    random.Random(seed).shuffle(records)
+    for record in records[:count]:
+        try:
+            yield _agentbench(environment, split, record)
+        except (KeyError, IndexError, TypeError) as error:
+            raise DataError(f"{path}: a {source} record is not as published ({error!r}): {record!r:.200}") from error
+
+
+def _wtq_name(table: str) -> str:
+    return "t_" + "_".join(part.removesuffix("-csv") for part in table.removesuffix(".csv").split("/")[1:])
 
 
 def _question(environment: str, split: str, record: dict[str, Any], raw: dict[str, Any]) -> Task:
-    name = "t_" + "_".join(part.removesuffix("-csv") for part in raw["id"].removesuffix(".csv").split("/")[1:])
-    table = _table(name, raw["header"], raw["rows"])
-    instruction = f"{record['question']}\nThe table {name} has the columns {_listed(table)}."
+    table = _table(_wtq_name(raw["id"]), raw["header"], raw["rows"])
+    instruction = f"{record['question']}\nThe table {table.name} has the columns {_listed(table)}."
     return _task(
         environment, split, instruction, table, list(record["answers"]), state_of([table]), "wikitablequestions"
     )
@@ -70,14 +152,15 @@ def _agentbench(environment: str, split: str, record: dict[str, Any]) -> Task:
     if family not in ("INSERT", "UPDATE", "DELETE"):
         answers = [str(value) for value in record["label"]]
         return _task(environment, split, instruction, table, answers, state_of([table]), family)
+    statement = str(record["label"][0] if record.get("label") else record["sql"]["query"])
     engine = SQLiteEngine()
     engine.create([table])
-    reply = engine.execute(record["label"][0])
+    reply = engine.execute(statement)
     state = engine.state([table])
     engine.close()
     if reply.error:
-        raise DataError(f"agentbench_dev: the gold statement does not run ({reply.text}): {record['label'][0]:.200}")
-    return _task(environment, split, instruction, table, None, state, family)
+        raise DataError(f"agentbench: the gold statement does not run ({reply.text}): {statement:.200}")
+    return _task(environment, split, instruction, table, None, state, family, statement)
 
 
 def _task(
@@ -88,9 +171,16 @@ def _task(
     answers: list[str] | None,
     state: dict[str, str | None],
     family: str,
+    statement: str | None = None,
 ) -> Task:
-    before = state_of([table])
-    payload = {"tables": [table.model_dump(mode="json")], "answer": answers, "before": before, "state": state}
+    payload: dict[str, Any] = {
+        "tables": [table.model_dump(mode="json")],
+        "answer": answers,
+        "before": state_of([table]),
+        "state": state,
+    }
+    if statement is not None:
+        payload |= {"gold": " ".join(statement.split()), "listed": True}
     return Task(
         environment=environment, split=split, instruction=instruction, payload=payload, family=family, origin="dataset"
     )

@@ -5,12 +5,13 @@ the SQL, and here from the rows. The generator keeps a task only where both agre
 """
 
 import operator
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from agenttuning.environments.database.tables import Table, Value
+from agenttuning.environments.database.tables import Cell, Table, Value
 
 Function = Literal["COUNT", "SUM", "AVG", "MIN", "MAX"]
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {"=": operator.eq, ">": operator.gt, "<": operator.lt}
@@ -50,6 +51,27 @@ class Edit(Structure):
     where: tuple[Condition, ...] = ()
 
 
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
+_RESERVED_WORDS = """
+add all and as asc between by case change check column condition create cross database default delete desc
+describe distinct div double drop else exists explain false for from fulltext function group groups grouping
+having if in index inner insert int interval into is join key keys kill lead left like limit lines load lock
+long match mod natural not null of on option or order out outer over partition primary range rank read
+references release rename repeat replace require return revoke right row rows schema select separator set show
+smallint sql starting system table then to trigger true union unique unlock update usage use using values when
+where while window with write xor
+"""
+_RESERVED = frozenset(_RESERVED_WORDS.split())
+"""Words of MySQL and of SQLite that cannot name a column without quotes."""
+
+
+def name_sql(name: str) -> str:
+    """Return a table's or column's name as SQL writes it: in back-ticks where it is no plain lower-case word."""
+    if _PLAIN.fullmatch(name) and name not in _RESERVED:
+        return name
+    return "`" + name.replace("`", "``") + "`"
+
+
 def literal(value: Value, quoted: bool = True) -> str:
     """Return a value as SQL writes it; `quoted=False` leaves text bare, as a slip does."""
     if isinstance(value, str):
@@ -59,22 +81,24 @@ def literal(value: Value, quoted: bool = True) -> str:
 
 def query_sql(query: Query, quoted: bool = True) -> str:
     """Return the query as SQL."""
-    target = query.column if query.function is None else f"{query.function}({query.column})"
-    sql = f"SELECT {target} FROM {query.table}{_where_sql(query.where, quoted)}"
+    column = "*" if query.column == "*" else name_sql(query.column)
+    target = column if query.function is None else f"{query.function}({column})"
+    sql = f"SELECT {target} FROM {name_sql(query.table)}{_where_sql(query.where, quoted)}"
     if query.order is not None:
-        sql += f" ORDER BY {query.order} {'DESC' if query.descending else 'ASC'} LIMIT 1"
+        sql += f" ORDER BY {name_sql(query.order)} {'DESC' if query.descending else 'ASC'} LIMIT 1"
     return sql
 
 
 def edit_sql(edit: Edit, quoted: bool = True) -> str:
     """Return the edit as SQL."""
+    table = name_sql(edit.table)
     if edit.kind == "insert":
         values = ", ".join(literal(value, quoted) for value in edit.values.values())
-        return f"INSERT INTO {edit.table} ({', '.join(edit.values)}) VALUES ({values})"
+        return f"INSERT INTO {table} ({', '.join(map(name_sql, edit.values))}) VALUES ({values})"
     if edit.kind == "update":
-        changes = ", ".join(f"{column} = {literal(value, quoted)}" for column, value in edit.values.items())
-        return f"UPDATE {edit.table} SET {changes}{_where_sql(edit.where, quoted)}"
-    return f"DELETE FROM {edit.table}{_where_sql(edit.where, quoted)}"
+        changes = ", ".join(f"{name_sql(column)} = {literal(value, quoted)}" for column, value in edit.values.items())
+        return f"UPDATE {table} SET {changes}{_where_sql(edit.where, quoted)}"
+    return f"DELETE FROM {table}{_where_sql(edit.where, quoted)}"
 
 
 def evaluate(query: Query, table: Table) -> list[Value]:
@@ -131,14 +155,14 @@ def renamed(query: Query, names: Mapping[str, str]) -> Query:
 def _where_sql(where: tuple[Condition, ...], quoted: bool) -> str:
     if not where:
         return ""
-    return " WHERE " + " AND ".join(f"{c.column} {c.operator} {literal(c.value, quoted)}" for c in where)
+    return " WHERE " + " AND ".join(f"{name_sql(c.column)} {c.operator} {literal(c.value, quoted)}" for c in where)
 
 
-def _matches(where: tuple[Condition, ...], table: Table, row: tuple[Value, ...]) -> bool:
+def _matches(where: tuple[Condition, ...], table: Table, row: tuple[Cell, ...]) -> bool:
     return all(_COMPARE[c.operator](row[table.columns.index(c.column)], c.value) for c in where)
 
 
-def _changed(values: Mapping[str, Value], table: Table, row: tuple[Value, ...], matches: bool) -> tuple[Value, ...]:
+def _changed(values: Mapping[str, Value], table: Table, row: tuple[Cell, ...], matches: bool) -> tuple[Cell, ...]:
     if not matches:
         return row
     return tuple(values.get(column, value) for column, value in zip(table.columns, row, strict=True))

@@ -1,0 +1,353 @@
+"""`environment check` passes the page's example and names what is wrong with broken ones."""
+
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_own_environment import PAGE, example
+
+from agenttuning.cli import main
+from agenttuning.environments.base import Environment, EnvironmentSettings, Expert, Grade, Move, Parsed, Step
+from agenttuning.environments.checking import Check, check_class, check_environment, resources
+from agenttuning.environments.checking.episodes import _common, _stands_in, _texts
+from agenttuning.environments.checking.run import CHECKS
+from agenttuning.errors import ConfigurationError, MalformedReply
+from agenttuning.trajectory import Action, Task, Turn
+
+Guess = example()
+SEEN: list[int] = []
+
+
+def found(cls: type[Environment], count: int = 8) -> list[Check]:
+    return list(check_class(cls, "guess", EnvironmentSettings(), count=count))
+
+
+def test_the_pages_example_passes_every_check() -> None:
+    checks = found(Guess)
+    assert "\n".join(str(check) for check in checks if not check.ok) == ""
+    assert [check.name for check in checks] == [name for name, _, _ in CHECKS]
+    assert "wins 100% of 8" in next(check.value for check in checks if check.name == "expert")
+
+
+def test_the_page_shows_what_a_broken_one_is_told() -> None:
+    unending = example(without='        if guess == self.number:\n            return Step("Right.", done=True)\n')
+    failed = [check for check in found(unending, count=20) if not check.ok]
+    assert [check.name for check in failed] == ["expert"]
+    assert f"```\n{failed[0]}\n```" in PAGE.read_text()
+
+
+class NoName(Guess):
+    name = "other"
+
+
+class NoGrade(Guess):
+    def grade(self, task: Task, evidence: dict) -> Grade:
+        return Grade(1.0, 1.0)
+
+
+class Unfinished(Environment):
+    name = "guess"
+
+
+class NoTasks(Guess):
+    def tasks(self, split: str, count: int, seed: int) -> Iterator[Task]:
+        return iter(())
+
+
+class Tuples(Guess):
+    def tasks(self, split: str, count: int, seed: int) -> Iterator[Task]:
+        for task in super().tasks(split, count, seed):
+            yield task.model_copy(update={"payload": {**task.payload, "pair": (1, 2)}})
+
+
+class Endless(Guess):
+    def tasks(self, split: str, count: int, seed: int) -> Iterator[Task]:
+        return super().tasks(split, count + 1, seed)
+
+
+class Unseeded(Guess):
+    def tasks(self, split: str, count: int, seed: int) -> Iterator[Task]:
+        return super().tasks(split, count, random.randrange(10**9))
+
+
+class SharedTasks(Guess):
+    def tasks(self, split: str, count: int, seed: int) -> Iterator[Task]:
+        for task in super().tasks("train", count, seed):
+            yield task.model_copy(update={"split": split})
+
+
+class SharedTable(Guess):
+    def tasks(self, split: str, count: int, seed: int) -> Iterator[Task]:
+        rng = random.Random(7)
+        table = [rng.random() for _ in range(60)]
+        for task in super().tasks(split, count, seed):
+            yield task.model_copy(update={"payload": {**task.payload, "tables": [table, task.payload]}})
+
+
+class Raises(Guess):
+    def step(self, action: Action) -> Step:
+        raise KeyError("gone")
+
+
+class Torn(Guess):
+    def reset(self, task: Task) -> str:
+        return json.loads("{")
+
+
+class Silent(Guess):
+    def reset(self, task: Task) -> str:
+        super().reset(task)
+        return "Begin."
+
+
+class Trained(Guess):
+    def demonstration(self) -> tuple[Turn, ...]:
+        return (Turn(role="assistant", content="Guess: 3", loss=True),)
+
+
+class Loses(Guess):
+    def expert(self, task: Task, rng: random.Random) -> Expert:
+        while True:
+            yield Move("I try this.", Action(name="guess", arguments={"n": task.payload["low"]}))
+
+
+class Thoughtless(Guess):
+    def expert(self, task: Task, rng: random.Random) -> Expert:
+        yield Move("", Action(name="guess", arguments={"n": task.payload["number"]}))
+
+
+class GivenAway(Guess):
+    def tasks(self, split: str, count: int, seed: int) -> Iterator[Task]:
+        for task in super().tasks(split, count, seed):
+            number = task.payload["number"]
+            yield task.model_copy(update={"instruction": f"{task.instruction} It is not far from {number}."})
+
+    def expert(self, task: Task, rng: random.Random) -> Expert:
+        yield Move("I try this.", Action(name="guess", arguments={"n": task.payload["number"]}))
+
+
+class KnowsAll(Guess):
+    def tasks(self, split: str, count: int, seed: int) -> Iterator[Task]:
+        for task in super().tasks(split, count, seed):
+            yield task.model_copy(update={"payload": {**task.payload, "room": f"room-{task.payload['number']}"}})
+
+    def expert(self, task: Task, rng: random.Random) -> Expert:
+        move = Action(name="guess", arguments={"n": task.payload["number"]})
+        yield Move(f"It must be in {task.payload['room']}.", move)
+
+
+class GenerousGrade(Guess):
+    @classmethod
+    def grade(cls, task: Task, evidence: dict) -> Grade:
+        reward = 1.0 if task.payload["number"] in evidence["guesses"] else 0.1
+        return Grade(reward, reward)
+
+
+class NoJson(Guess):
+    def close(self) -> dict:
+        return {"guesses": set(self.guesses)}
+
+
+class Doubtful(Guess):
+    @classmethod
+    def grade(cls, task: Task, evidence: dict) -> Grade:
+        good = 2.0 if task.payload["number"] in evidence["guesses"] else 0.0
+        return Grade(good, good)
+
+
+class LosesThought(Guess):
+    def parse(self, reply: str) -> Parsed:
+        return Parsed(None, super().parse(reply).action)
+
+
+class Curt(Guess):
+    def parse(self, reply: str) -> Parsed:
+        try:
+            return super().parse(reply)
+        except MalformedReply:
+            raise MalformedReply("No.") from None
+
+
+class Crashes(Guess):
+    def parse(self, reply: str) -> Parsed:
+        return super().parse(reply) if "Guess" in reply else Parsed(None, Action(name=reply.split()[0]))
+
+
+class Clock(Guess):
+    def step(self, action: Action) -> Step:
+        step = super().step(action)
+        return step if step.done else Step(f"{step.observation} {time.perf_counter_ns()}")
+
+    def expert(self, task: Task, rng: random.Random) -> Expert:
+        yield Move("I try this.", Action(name="guess", arguments={"n": task.payload["low"]}))
+        yield Move("I try that.", Action(name="guess", arguments={"n": task.payload["number"]}))
+
+
+class Remembers(Guess):
+    def reset(self, task: Task) -> str:
+        kept = self.guesses
+        shown = super().reset(task)
+        self.guesses = kept
+        return shown
+
+
+class Shared(Guess):
+    def reset(self, task: Task) -> str:
+        SEEN[:] = [task.payload["number"]]
+        return super().reset(task)
+
+    def step(self, action: Action) -> Step:
+        self.number = SEEN[0]
+        return super().step(action)
+
+
+class LeavesThreads(Guess):
+    def __init__(self, settings: EnvironmentSettings, data_root: str | None = None) -> None:
+        super().__init__(settings, data_root)
+        threading.Thread(target=time.sleep, args=(20,), daemon=True).start()
+
+
+class Slow(Guess):
+    def expert(self, task: Task, rng: random.Random) -> Expert:
+        yield Move("I try this.", Action(name="guess", arguments={"n": task.payload["number"]}))
+
+    def step(self, action: Action) -> Step:
+        time.sleep(0.005)
+        return super().step(action)
+
+
+class Heavy(Guess):
+    def __init__(self, settings: EnvironmentSettings, data_root: str | None = None) -> None:
+        super().__init__(settings, data_root)
+        self.ballast = b"x" * (100 << 20)
+
+
+@pytest.mark.parametrize(
+    ("cls", "check", "value", "cure"),
+    [
+        (NoName, "contract", "name is 'other'", "set name = 'guess'"),
+        (NoGrade, "contract", "grade is", "classmethod"),
+        (Unfinished, "contract", "not implemented: close, ", "implement"),
+        (NoTasks, "tasks", "yields none", "no data root"),
+        (Tuples, "tasks", "changes as JSON", "no tuples"),
+        (Endless, "tasks", "asked for 3, got 4", "at most `count`"),
+        (Unseeded, "same seed, same tasks", "other train tasks", "random.Random(seed)"),
+        (SharedTasks, "splits are apart", "the same task", "split by source"),
+        (SharedTable, "splits are apart", "the same payload item 'tables'", "split by source"),
+        (Raises, "episodes", "KeyError at test_checking.py", "step must not raise"),
+        (Torn, "episodes", "JSONDecodeError at test_checking.py", "reset must not raise"),
+        (Silent, "opening", "reset() shows 'Begin.'", "contain the instruction"),
+        (Trained, "opening", "would be trained", "loss=False"),
+        (Loses, "expert", "wins 0% of 3 tasks; lost: guess_", "mend it"),
+        (Thoughtless, "expert", "no thought", "say why"),
+        (GivenAway, "answer is hidden", "which its instruction says", "without the answer"),
+        (KnowsAll, "thoughts are honest", "'room-", "observations so far"),
+        (GenerousGrade, "doing nothing", "3 of 3 tasks reward it, with 0.1", "no answer as wrong"),
+        (NoJson, "evidence and grade", "no JSON", "bool, None"),
+        (Doubtful, "evidence and grade", "Grade(reward=2.0", "from 0 to 1"),
+        (LosesThought, "reply round trip", "parse(format(...)) gives", "must give back"),
+        (Curt, "malformed replies", "is answered with 'No.'", "expected form"),
+        (Crashes, "malformed replies", "IndexError at test_checking.py", "parse must not raise"),
+        (Clock, "same actions, same episode", "observation 1", "no clock"),
+        (Remembers, "episodes are apart", "evidence", "anew in reset()"),
+        (Shared, "instances are apart", "observation", "in self"),
+        (LeavesThreads, "nothing left behind", "threads", "shutdown()"),
+        (Slow, "speed", "steps/s", "load once"),
+        (Heavy, "memory", "MB for another instance", "Needs(memory_mb="),
+    ],
+)
+def test_what_is_broken_is_named_with_rule_and_cure(cls, check, value, cure, monkeypatch) -> None:
+    if cls is Slow:
+        monkeypatch.setattr(resources, "SLOWEST_STEPS", 1000.0)
+    failed = {c.name: c for c in found(cls, count=3) if c.state == "failed"}
+    assert check in failed, failed
+    assert value in failed[check].value
+    assert cure in failed[check].cure
+    lines = str(failed[check]).splitlines()
+    assert "FAILED" in lines[0]
+    assert lines[1].strip() == f"rule: {failed[check].rule}"
+    assert lines[2].strip() == f"cure: {failed[check].cure}"
+
+
+def test_what_counts_as_success_may_be_less_than_all() -> None:
+    class Partly(Guess):
+        @classmethod
+        def grade(cls, task: Task, evidence: dict) -> Grade:
+            return Grade(0.7 * super().grade(task, evidence).reward, 0.0)
+
+    for reward, state in ((1.0, "failed"), (0.66, "ok")):
+        checks = list(check_class(Partly, "guess", EnvironmentSettings(), count=3, reward=reward))
+        assert [check.name for check in checks if not check.ok] == (["expert"] if state == "failed" else [])
+
+
+def test_what_could_only_say_the_same_again_is_skipped() -> None:
+    checks = found(Unfinished)
+    assert [check.state for check in checks] == ["failed", *["skipped"] * (len(CHECKS) - 1)]
+    assert "mend 'contract' first" in checks[-1].value
+
+
+def test_one_without_an_expert_is_examined_by_its_worked_example() -> None:
+    class Watched(Guess):
+        def demonstration(self) -> tuple[Turn, ...]:
+            return (Turn(role="user", content="Go."), Turn(role="assistant", content="Mid.\nGuess: 50", loss=False))
+
+        expert = Environment.expert
+
+    checks = {check.name: check for check in found(Watched)}
+    assert all(check.ok for check in checks.values())
+    assert checks["expert"].value.startswith("none: its tasks need policy.kind=endpoint")
+
+
+def test_registered_environments_pass_and_unknown_ones_are_refused() -> None:
+    checks = list(check_environment("db", count=4))
+    assert "\n".join(str(check) for check in checks if not check.ok) == ""
+    with pytest.raises(ConfigurationError, match=r"'nosuch' is not registered; known: .*db"):
+        check_environment("nosuch")
+    with pytest.raises(ConfigurationError, match=r"environments\.db\.settings\.colour"):
+        check_environment("db", settings={"colour": 1})
+
+
+def run_verb(*words: str) -> object:
+    with pytest.raises(SystemExit) as left:
+        main(["environment", "check", *words])
+    return left.value.code
+
+
+def test_the_verb_prints_a_line_a_check(capsys) -> None:
+    assert run_verb("db", "--tasks", "2") == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(CHECKS)
+
+
+def test_the_verb_exits_with_1_where_a_check_fails_and_takes_the_recipes_settings(capsys) -> None:
+    assert run_verb("db", "environments.db.settings.source=geoquery") == 1
+    said = capsys.readouterr().out
+    assert "source 'geoquery' needs data.root" in said
+    assert "not examined: mend 'tasks' first" in said
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(json_values)
+def test_texts_of_a_payload_are_found_however_deep(value) -> None:
+    assert _texts({"a": [value]}) == _texts(value)
+
+
+@given(st.text(alphabet="abc", min_size=1, max_size=4))
+def test_a_text_stands_in_another_as_whole_words(text) -> None:
+    assert _stands_in(text, f"It is {text.upper()}, they say.")
+    assert not _stands_in(text, f"It is x{text}x.")
+
+
+def test_what_two_tasks_share_is_common() -> None:
+    assert _common([{"a", "b"}, {"a"}, {"c"}], 1) == {"a"}
+    assert _common([{"a"}, {"a"}, {"c"}], 2) == set()
