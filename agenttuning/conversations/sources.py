@@ -55,18 +55,29 @@ def load_conversations(kind: str, path: str, source_name: str, limit: int | None
         raise ConfigurationError(
             f"mixture.sources.{source_name}.kind: {kind!r} reads no files; use {', '.join(READERS)}"
         )
+    records = source_records(path, f"mixture.sources.{source_name}.path")
+    return islice(_convert(records, kind, source_name), limit)
+
+
+def source_records(path: str, setting: str) -> Iterator[tuple[str, str, Record]]:
+    """Return the raw records below a path, URI or hub id as (file, place in it, record), streamed.
+
+    Args:
+        path: see `load_conversations`.
+        setting: what an error names as the place to mend, such as `mixture.sources.general.path`.
+
+    Raises:
+        ConfigurationError: no such place, or the hub cannot be reached (at the call).
+        DataError: an empty, torn or malformed file (while iterating).
+    """
     local = Path(path).expanduser()
     if "://" in path:
-        records = _from_filesystem(*_remote(path, source_name))
-    elif local.exists():
-        records = _from_filesystem(pafs.LocalFileSystem(), str(local.absolute()), path)
-    elif (match := _HUB_ID.match(path)) and local.suffix not in SUFFIXES:
-        records = _from_hub(path, match["repo"], match["split"], source_name)
-    else:
-        raise ConfigurationError(
-            f"mixture.sources.{source_name}.path: {path!r} is no file or directory here and no hub id (owner/name)"
-        )
-    return islice(_convert(records, kind, source_name), limit)
+        return _from_filesystem(*_remote(path, setting))
+    if local.exists():
+        return _from_filesystem(pafs.LocalFileSystem(), str(local.absolute()), path)
+    if (match := _HUB_ID.match(path)) and local.suffix not in SUFFIXES:
+        return _from_hub(path, match["repo"], match["split"], setting)
+    raise ConfigurationError(f"{setting}: {path!r} is no file or directory here and no hub id (owner/name)")
 
 
 def _convert(records: Iterator[_Place], kind: str, source_name: str) -> Iterator[Conversation]:
@@ -87,12 +98,12 @@ def _convert(records: Iterator[_Place], kind: str, source_name: str) -> Iterator
         yield conversation
 
 
-def _remote(uri: str, source_name: str) -> tuple[pafs.FileSystem, str, str]:
+def _remote(uri: str, setting: str) -> tuple[pafs.FileSystem, str, str]:
     try:
         fs, base = pafs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
         raise ConfigurationError(
-            f"mixture.sources.{source_name}.path: {uri!r} cannot be opened ({error}); "
+            f"{setting}: {uri!r} cannot be opened ({error}); "
             "use a path, s3://bucket/prefix, gs://bucket/prefix or a hub id"
         ) from error
     return fs, base.rstrip("/"), uri
@@ -120,7 +131,7 @@ def _files(fs: pafs.FileSystem, base: str, label: str) -> list[str]:
     return found
 
 
-def _from_hub(path: str, repo: str, split: str | None, source_name: str) -> Iterator[_Place]:
+def _from_hub(path: str, repo: str, split: str | None, setting: str) -> Iterator[_Place]:
     from datasets import load_dataset
 
     try:
@@ -128,14 +139,12 @@ def _from_hub(path: str, repo: str, split: str | None, source_name: str) -> Iter
     except Exception as error:  # the hub's client raises its own classes for missing, gated, offline and unknown
         reason = (str(error).splitlines() or ["no message"])[0]
         raise ConfigurationError(
-            f"mixture.sources.{source_name}.path: {path!r} is no file here and cannot be read from the Hugging Face "
+            f"{setting}: {path!r} is no file here and cannot be read from the Hugging Face "
             f"hub ({type(error).__name__}: {reason}); check the id and the network (HF_TOKEN for gated data), or "
             "download the files and give their path"
         ) from error
     if split is not None and split not in loaded:
-        raise ConfigurationError(
-            f"mixture.sources.{source_name}.path: {repo!r} has no split {split!r}; it has {', '.join(loaded)}"
-        )
+        raise ConfigurationError(f"{setting}: {repo!r} has no split {split!r}; it has {', '.join(loaded)}")
     splits = [split] if split is not None else ["train"] if "train" in loaded else list(loaded)
     return _hub_rows(loaded, repo, splits)
 

@@ -11,6 +11,9 @@ import orjson
 from agenttuning.conversations.openai_messages import to_messages
 from agenttuning.trajectory import Conversation, ToolCall, Trajectory, Turn
 
+LICENCE, TEACHER_TERMS = "licence", "teacher_terms"
+"""Keys of a trajectory's `diagnostics`, and of its conversation's `meta`: what its text may be used for."""
+
 
 def conversation_from_trajectory(trajectory: Trajectory, source: str = "trajectories") -> Conversation:
     """Return the trajectory's turns as they were played, under its id.
@@ -79,4 +82,5 @@ def _origin(trajectory: Trajectory) -> dict[str, Any]:
         "reward": trajectory.reward,
         "outcome": trajectory.outcome.value,
         "policy": trajectory.policy,
+        **{key: trajectory.diagnostics[key] for key in (LICENCE, TEACHER_TERMS) if key in trajectory.diagnostics},
     }

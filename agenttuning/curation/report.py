@@ -1,11 +1,11 @@
-"""What curation kept and dropped, in the form of the paper's Table 1 with a column per rule."""
+"""What curation kept and dropped: the paper's Table 1 for this run, and the drops of every rule."""
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,18 @@ class Verdict:
     """Trained turns: the paper counts those as a trajectory's turns."""
     rule: str | None
     """The rule that dropped it; None where it is kept."""
+    origin: str = "generated"
+    """Where its task came from."""
+    licence: str = "not stated"
+    terms: str = "not stated"
+    mends: Mapping[str, str] = field(default_factory=dict)
+    """`cut` or `mask`, by rule."""
+    masked: Mapping[str, int] = field(default_factory=dict)
+    """Different values scrubbed, by kind."""
 
 
 class GroupReport(BaseModel):
-    """Counts of one environment, one family, or all."""
+    """Counts of one environment, one family, one origin, or all."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,21 +48,39 @@ class GroupReport(BaseModel):
     """Drops by rule."""
     outcomes: dict[str, int]
     """How the collected episodes ended."""
+    cut: dict[str, int] = Field(default_factory=dict)
+    """Trajectories that were cut before a bad turn, by rule."""
+    masked: dict[str, int] = Field(default_factory=dict)
+    """Trajectories whose bad turns were masked, by rule."""
 
 
 class CurationReport(BaseModel):
-    """The report of one curation: in all, by environment, and by environment and family."""
+    """The report of one curation: in all, by environment, and by environment and family or origin."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rules: tuple[str, ...]
-    """The rules in the order they were asked, then `duplicate`."""
+    """The rules in the order they were asked, then `quota` where there is one."""
     total: GroupReport
     environments: dict[str, GroupReport]
     families: dict[str, dict[str, GroupReport]]
     """By environment, then family."""
+    origins: dict[str, dict[str, GroupReport]] = Field(default_factory=dict)
+    """By environment, then origin of the task, as the paper's Table 1 has it."""
     kept_as: str
-    """Name of the JSON Lines file of the kept ones: `agentinstruct.jsonl`, or `messages.jsonl` for tools."""
+    """Name of the JSON Lines file that holds all kept ones: `agentinstruct.jsonl`, or `messages.jsonl` for tools."""
+    scrubbed: dict[str, int] = Field(default_factory=dict)
+    """Kept trajectories with masked secrets or personal data, by kind."""
+    licences: dict[str, int] = Field(default_factory=dict)
+    """Kept trajectories by licence."""
+    teacher_terms: dict[str, int] = Field(default_factory=dict)
+    """Kept trajectories by the teacher's terms."""
+    contamination: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """By evaluation split: `samples`, mean `rate`, shares of samples `over_20` and `over_80` percent, by the kept."""
+    shortage: dict[str, int] = Field(default_factory=dict)
+    """Trajectories that a quota still lacks, by environment."""
+    pairs: int = 0
+    """Rows of `pairs.parquet`."""
 
     @property
     def collected(self) -> int:
@@ -75,36 +101,127 @@ class CurationReport(BaseModel):
             rows.append([name, *numbers, *(group.dropped.get(rule, 0) for rule in self.rules)])
         return rows
 
+    def table_1(self) -> list[list[str]]:
+        """Return the paper's Table 1: instructions, kept trajectories, mean turns, and their ratio."""
+        rows = [["task", "inst. from", "inst.", "kept", "turns", "ratio"]]
+        for name, origins in self.origins.items():
+            rows += [_table_1_row(name, origin, group) for origin, group in origins.items()]
+        return [*rows, _table_1_row("total", "", self.total)]
 
-def summarise(verdicts: Iterable[Verdict], rules: tuple[str, ...], kept_as: str) -> CurationReport:
-    """Count verdicts into a report; environments and families stand in alphabetical order."""
-    everything = list(verdicts)
-    environments = sorted({v.environment for v in everything})
-    by_environment = {name: [v for v in everything if v.environment == name] for name in environments}
+    def text(self) -> str:
+        """Return the report for a terminal: Table 1, and what each rule did."""
+        parts = [_aligned(self.table_1(), words=2)]
+        drops = [["rule", *self.environments, "total"]]
+        groups = [*self.environments.values(), self.total]
+        for rule in self.rules:
+            counts = [group.dropped.get(rule, 0) for group in groups]
+            drops += [[rule, *map(str, counts)]] if counts[-1] else []
+            for what in ("cut", "masked"):
+                mended = [getattr(group, what).get(rule, 0) for group in groups]
+                drops += [[f"{rule} ({what})", *map(str, mended)]] if mended[-1] else []
+        idle = [rule for rule in self.rules if not self.total.dropped.get(rule)]
+        parts.append(_aligned(drops, words=1) if len(drops) > 1 else "no rule dropped anything")
+        if len(drops) > 1 and idle:
+            parts.append("dropped nothing: " + ", ".join(idle))
+        for split, told in self.contamination.items():
+            parts.append(
+                f"contamination of {split}: {told['rate']:.2%} of the tokens of {told['samples']:.0f} samples; "
+                f"{told['over_20']:.1%} of the samples at 20% or more"
+            )
+        if self.scrubbed:
+            parts.append("scrubbed: " + ", ".join(f"{k} in {n} trajectories" for k, n in self.scrubbed.items()))
+        if self.shortage:
+            parts.append("quota: still missing " + ", ".join(f"{n} of {e}" for e, n in self.shortage.items()))
+        if self.pairs:
+            parts.append(f"pairs of success and failure: {self.pairs}")
+        return "\n".join(parts)
+
+
+def _table_1_row(name: str, origin: str, group: GroupReport) -> list[str]:
+    ratio = group.kept / group.tasks if group.tasks else 0.0
+    return [name, origin, f"{group.tasks:,}", f"{group.kept:,}", f"{group.mean_turns:.2f}", f"{ratio:.2%}"]
+
+
+def _aligned(rows: list[list[str]], words: int) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            c.ljust(w) if place < words else c.rjust(w) for place, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ).rstrip()
+
+
+class _Group:
+    """Counts of one group, as verdicts come."""
+
+    def __init__(self) -> None:
+        self.tasks: set[int] = set()
+        self.collected = self.kept = self.turns = 0
+        self.dropped: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
+        self.mends: Counter[tuple[str, str]] = Counter()
+
+    def add(self, v: Verdict) -> None:
+        self.tasks.add(hash(v.task))
+        self.collected += 1
+        self.outcomes[v.outcome] += 1
+        if v.rule is None:
+            self.kept += 1
+            self.turns += v.turns
+            self.mends.update((how, rule) for rule, how in v.mends.items())
+        else:
+            self.dropped[v.rule] += 1
+
+    def report(self, rules: tuple[str, ...], tasks: int | None = None) -> GroupReport:
+        return GroupReport(
+            tasks=len(self.tasks) if tasks is None else tasks,
+            collected=self.collected,
+            kept=self.kept,
+            ratio=self.kept / self.collected if self.collected else 0.0,
+            mean_turns=self.turns / self.kept if self.kept else 0.0,
+            dropped={rule: self.dropped[rule] for rule in rules},
+            outcomes=dict(sorted(self.outcomes.items())),
+            cut={rule: n for (how, rule), n in sorted(self.mends.items()) if how == "cut"},
+            masked={rule: n for (how, rule), n in sorted(self.mends.items()) if how == "mask"},
+        )
+
+
+def summarise(verdicts: Iterable[Verdict], rules: tuple[str, ...], kept_as: str, **more: Any) -> CurationReport:
+    """Count verdicts into a report; environments, families and origins stand in alphabetical order.
+
+    Args:
+        verdicts: of every trajectory; read once.
+        rules: in the order they were asked.
+        kept_as: name of the file of the kept ones.
+        more: further fields of the report.
+    """
+    total = _Group()
+    families: dict[tuple[str, str], _Group] = {}
+    origins: dict[tuple[str, str], _Group] = {}
+    environments: dict[str, _Group] = {}
+    counts: dict[str, Counter[str]] = {name: Counter() for name in ("scrubbed", "licences", "teacher_terms")}
+    for v in verdicts:
+        groups = (
+            total,
+            environments.setdefault(v.environment, _Group()),
+            families.setdefault((v.environment, v.family), _Group()),
+            origins.setdefault((v.environment, v.origin), _Group()),
+        )
+        for group in groups:
+            group.add(v)
+        if v.rule is None:
+            counts["scrubbed"].update(v.masked.keys())
+            counts["licences"][v.licence] += 1
+            counts["teacher_terms"][v.terms] += 1
+    names = sorted(environments)
     return CurationReport(
         rules=rules,
-        total=_group(everything, rules),
-        environments={name: _group(group, rules) for name, group in by_environment.items()},
-        families={
-            name: {
-                family: _group([v for v in group if v.family == family], rules)
-                for family in sorted({v.family for v in group})
-            }
-            for name, group in by_environment.items()
-        },
+        total=total.report(rules),
+        environments={name: environments[name].report(rules) for name in names},
+        families={n: {f: families[e, f].report(rules) for e, f in sorted(families) if e == n} for n in names},
+        origins={n: {o: origins[e, o].report(rules) for e, o in sorted(origins) if e == n} for n in names},
         kept_as=kept_as,
-    )
-
-
-def _group(verdicts: list[Verdict], rules: tuple[str, ...]) -> GroupReport:
-    kept = [v for v in verdicts if v.rule is None]
-    drops = Counter(v.rule for v in verdicts if v.rule is not None)
-    return GroupReport(
-        tasks=len({v.task for v in verdicts}),
-        collected=len(verdicts),
-        kept=len(kept),
-        ratio=len(kept) / len(verdicts) if verdicts else 0.0,
-        mean_turns=sum(v.turns for v in kept) / len(kept) if kept else 0.0,
-        dropped={rule: drops[rule] for rule in rules},
-        outcomes=dict(sorted(Counter(v.outcome for v in verdicts).items())),
+        **{name: dict(sorted(counter.items())) for name, counter in counts.items()},
+        **more,
     )

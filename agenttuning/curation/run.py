@@ -1,216 +1,269 @@
 """Curation: judge every stored trajectory, write what is kept, what was dropped and why, and the report.
 
-Reads the segments of a directory of trajectories (or its table, where there are no segments) and writes
+Reads the segments of directories of trajectories (or their table, where there are no segments) and writes
 
-- `kept.parquet`: the kept trajectories, as `agenttuning.storage.segments` tables them;
+- `kept.parquet`: the kept trajectories by id, as `agenttuning.storage.segments` tables them;
 - `dropped.parquet`: id, environment, family, rule, reason, reward and outcome of the others;
-- `agentinstruct.jsonl`: the kept ones as AgentInstruct records, or `messages.jsonl` (OpenAI messages) in its place
-  where one of them uses tools or reasoning, which AgentInstruct cannot express;
+- `messages.jsonl`: the kept ones as OpenAI messages, and `agentinstruct.jsonl`: as AgentInstruct records, which leaves
+  out those with tools or reasoning, which that format cannot express;
+- `pairs.parquet`: successes and failures of one task, where the recipe asks for them;
 - `report.json`: the report, written last.
 
-Beside the recipe's rules, a trajectory of the same task with the same turns as another is always dropped as
-`duplicate`; of such, the one with the lowest id stays. The result depends on the stored trajectories alone, not on
-which actor wrote them or how the work was spread. From `RAY_UNITS` segments on, segments are read and judged by Ray
-Data; below, starting it costs more than the work. The driver holds the kept trajectories, never the dropped ones.
+Two passes over the data, neither of which holds it. The first judges each trajectory by itself and leaves sorted runs
+on disk (`work/`, deleted at the end); then duplicates and quotas are settled on signatures and counts alone; the second
+merges the runs into the tables. The result depends on the stored trajectories alone, not on which actor wrote them or
+how the work was spread. From `RAY_UNITS` segments on, the first pass is done by Ray Data; below, starting it costs
+more than the work.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+import io
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 
-from agenttuning.conversations.agentinstruct import to_agentinstruct
-from agenttuning.conversations.openai_messages import to_messages
-from agenttuning.conversations.trajectories import conversation_from_trajectory
-from agenttuning.curation.report import CurationReport, Verdict, summarise
-from agenttuning.curation.rules import DUPLICATE, Rule, first_objection, rules_named
+from agenttuning.curation.contamination import EvaluationIndex, build_index
+from agenttuning.curation.judge import judge
+from agenttuning.curation.pairs import PAIR_SCHEMA, PAIRS, PairShelf
+from agenttuning.curation.report import CurationReport
+from agenttuning.curation.rules import check_rules
+from agenttuning.curation.runs import merged_lines, write_run
+from agenttuning.curation.settle import Settled, report_on, settle
+from agenttuning.curation.tables import ROWS, lines, parquet
 from agenttuning.errors import AgentTuningError, DataError
 from agenttuning.recipe import Recipe
 from agenttuning.storage import Store
-from agenttuning.storage.segments import SEGMENTS, read_segment, table_trajectories, trajectories_table
-from agenttuning.trajectory import Trajectory, content_hash
+from agenttuning.storage.segments import (
+    TRAJECTORY_SCHEMA,
+    read_segment,
+    segment_names,
+    table_trajectories,
+    trajectories_table,
+)
+from agenttuning.trajectory import Trajectory
 
 RAY_UNITS = 1000
 """Segments from which on Ray Data does the work (a segment holds the episodes that ended within about a second)."""
+RUN_UNITS = 32
+"""Segments of one run; more where there would be more than `MOST_RUNS`, which are all open at once when merged."""
+MOST_RUNS = 400
 TABLES = ("trajectories.parquet", "kept.parquet")
 """Tables that are read where a directory has no segments."""
 
 KEPT, DROPPED, REPORT = "kept.parquet", "dropped.parquet", "report.json"
 AGENTINSTRUCT, MESSAGES = "agentinstruct.jsonl", "messages.jsonl"
+WORK, INDEX = "work", "evaluation.npz"
 
 DROPPED_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("id", "environment", "family", "rule", "reason")]
     + [("reward", pa.float64()), ("outcome", pa.string())]
 )
 
+Unit = tuple[str, str]
+"""A file to judge: the store's URI and the file's name."""
 OnProgress = Callable[[int, int], None]
 """Called with the number of files judged so far and in all."""
 
 
-@dataclass(frozen=True)
-class Judged:
-    """One trajectory after the rules; `record` and `digest` only where they kept it."""
-
-    id: str
-    environment: str
-    family: str
-    task: str
-    outcome: str
-    reward: float
-    turns: int
-    rule: str | None
-    reason: str | None
-    digest: str | None = None
-    """Equal for trajectories of one task with equal turns."""
-    record: str | None = None
-    """The trajectory as JSON."""
-
-
-def curate(source: Store, target: Store, recipe: Recipe, on_progress: OnProgress | None = None) -> CurationReport:
+def curate(
+    source: Store | Sequence[Store],
+    target: Store,
+    recipe: Recipe,
+    on_progress: OnProgress | None = None,
+    evaluation: Mapping[str, Sequence[str]] | None = None,
+) -> CurationReport:
     """Judge the trajectories in `source` by the recipe's rules and write the result to `target`.
 
     Needs an initialised Ray only from `RAY_UNITS` segments on.
+
+    Args:
+        source: one directory of trajectories, or several.
+        target: the directory of the result.
+        recipe: whose `curation` and reward thresholds decide.
+        on_progress: told as the first pass goes on.
+        evaluation: texts of the evaluation samples by split, for the rule `contamination`.
 
     Raises:
         ConfigurationError: an unknown rule, or an environment that the recipe does not list.
         DataError: nothing is stored in `source`, a file there is damaged, or it holds test tasks.
     """
-    names = [*rules_named(recipe.curation.rules)]
-    units = _units(source)
-    judge = _judge_on_ray if len(units) >= RAY_UNITS else _judge_here
-    first: dict[str, Judged] = {}
-    for judged in judge(source, units, recipe, on_progress or (lambda done, total: None)):
-        first.setdefault(judged.id, judged)
-    everything = _without_duplicates([first[key] for key in sorted(first)])
-    kept = [Trajectory.model_validate_json(j.record) for j in everything if j.rule is None and j.record is not None]
-    target.write_table(KEPT, trajectories_table(kept))
-    target.write_table(DROPPED, _dropped_table(everything))
-    report = summarise(map(_verdict, everything), (*names, DUPLICATE), _write_lines(target, kept))
+    names = check_rules(recipe.curation.rules)
+    check_rules(recipe.curation.bad_turns, "curation.bad_turns")
+    units = [unit for store in ([source] if isinstance(source, Store) else source) for unit in _units(store)]
+    index = build_index(evaluation) if evaluation else None
+    work = target.child(WORK)
+    _clear(work)
+    if index is not None:
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **index.arrays())
+        work.write(INDEX, buffer.getvalue())
+    size = max(RUN_UNITS, -(-len(units) // MOST_RUNS))
+    runs = {f"run-{n:05d}": units[start : start + size] for n, start in enumerate(range(0, len(units), size))}
+    judge_all = _judge_on_ray if len(units) >= RAY_UNITS else _judge_here
+    try:
+        judge_all(runs, work, recipe, names, on_progress or (lambda done, total: None))
+        with _local(work) as directory:
+            settled = settle(directory, recipe, names)
+            expressible, pairs = _write_kept(directory, target, settled, recipe.curation.pairs)
+        _write_dropped(target, settled)
+        kept_as = AGENTINSTRUCT if expressible else MESSAGES
+        report = report_on(settled, names, recipe, kept_as, pairs, index)
+    finally:
+        _clear(work)
     target.write(REPORT, orjson.dumps(report.model_dump(), option=orjson.OPT_INDENT_2) + b"\n")
     return report
 
 
-def _units(source: Store) -> list[str]:
-    segments = source.list(prefix=f"{SEGMENTS}/", suffix=".jsonl")
-    units = segments or [name for name in TABLES if source.exists(name)][:1]
-    if not units:
-        raise DataError(f"{source.uri}: no trajectories are stored here; run `agenttuning generate` first")
-    return units
+def _units(source: Store) -> list[Unit]:
+    names = segment_names(source) or [name for name in TABLES if source.exists(name)][:1]
+    if not names:
+        raise DataError(
+            f"{source.uri}: no trajectories are stored here; run `agenttuning generate` or `agenttuning import` first"
+        )
+    return [(source.uri, name) for name in names]
 
 
-def _judge_here(source: Store, units: list[str], recipe: Recipe, on_progress: OnProgress) -> Iterator[Judged]:
-    rules = rules_named(recipe.curation.rules)
-    for done, name in enumerate(units, start=1):
-        for trajectory in _read(source, name):
-            yield _judge(trajectory, recipe, rules)
-        on_progress(done, len(units))
+def _judge_here(
+    runs: dict[str, list[Unit]], work: Store, recipe: Recipe, names: tuple[str, ...], on_progress: OnProgress
+) -> None:
+    total, done = sum(map(len, runs.values())), 0
+
+    def told(units: list[Unit]) -> Iterator[Trajectory]:
+        nonlocal done
+        for unit in units:
+            yield from _read(*unit)
+            done += 1
+            on_progress(done, total)
+
+    index = _stored_index(work.uri)
+    for name, units in runs.items():
+        write_run(work, name, (judge(t, recipe, names, index) for t in told(units)), recipe.curation.pairs)
+    _stored_index.cache_clear()
 
 
-def _judge_on_ray(source: Store, units: list[str], recipe: Recipe, on_progress: OnProgress) -> Iterator[Judged]:
-    """Judge the units on Ray Data; results come in the order of the units."""
+def _judge_on_ray(
+    runs: dict[str, list[Unit]], work: Store, recipe: Recipe, names: tuple[str, ...], on_progress: OnProgress
+) -> None:
+    """Judge the runs on Ray Data. The trajectories go from store to store: only names pass through Ray."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
-    order, bars = context.execution_options.preserve_order, context.enable_progress_bars
-    context.execution_options.preserve_order, context.enable_progress_bars = True, False
+    bars = context.enable_progress_bars
+    context.enable_progress_bars = False
+    total, done = sum(map(len, runs.values())), 0
     try:
-        items = ray.data.from_items([{"unit": name} for name in units], override_num_blocks=min(len(units), 200))
-        rows = items.map_batches(partial(_judge_batch, source=source, recipe=recipe), batch_size=None)
-        for done, row in enumerate(rows.iter_rows(), start=1):
+        rows = [{"run": name, "units": orjson.dumps(units).decode()} for name, units in runs.items()]
+        items = ray.data.from_items(rows, override_num_blocks=len(rows))
+        judge_batch = partial(_judge_batch, work=work, recipe=recipe, names=names)
+        for row in items.map_batches(judge_batch, batch_size=1).iter_rows():
             if row["error"] is not None:
                 kind, message = row["error"].split("\n", 1)
                 raise _ERRORS.get(kind, DataError)(message)
-            for fields in orjson.loads(row["judged"]):
-                yield Judged(**fields)
-            on_progress(done, len(units))
+            done += len(runs[row["run"]])
+            on_progress(done, total)
     finally:
-        context.execution_options.preserve_order, context.enable_progress_bars = order, bars
+        context.enable_progress_bars = bars
 
 
-def _judge_batch(batch: dict[str, Any], source: Store, recipe: Recipe) -> pa.Table:
-    """Judge some units: one row each, with the judged as JSON or the error as text. Never raises a known failure."""
-    rules = rules_named(recipe.curation.rules)
-    judged: list[str | None] = []
+def _judge_batch(batch: dict[str, Any], work: Store, recipe: Recipe, names: tuple[str, ...]) -> dict[str, Any]:
+    """Judge some runs: one row each, with the error as text where there was one. Never raises a known failure."""
     errors: list[str | None] = []
-    for name in batch["unit"]:
+    index = _stored_index(work.uri)
+    for name, units in zip(batch["run"], batch["units"], strict=True):
+        found = (judge(t, recipe, names, index) for unit in orjson.loads(units) for t in _read(*unit))
         try:
-            found = [vars(_judge(t, recipe, rules)) for t in _read(source, str(name))]
-            judged.append(orjson.dumps(found).decode())
+            write_run(work, str(name), found, recipe.curation.pairs)
             errors.append(None)
         except AgentTuningError as error:
-            judged.append(None)
             errors.append(f"{type(error).__name__}\n{error}")
-    return pa.table({"judged": pa.array(judged, pa.large_string()), "error": pa.array(errors, pa.large_string())})
+    return {"run": batch["run"], "error": np.array(errors, dtype=object)}
 
 
 _ERRORS = {cls.__name__: cls for cls in AgentTuningError.__subclasses__()}
 
 
-def _read(source: Store, name: str) -> Iterator[Trajectory]:
+@lru_cache(maxsize=1)
+def _stored_index(work: str) -> EvaluationIndex | None:
+    store = Store(work)
+    if not store.exists(INDEX):
+        return None
+    with np.load(io.BytesIO(store.read(INDEX))) as arrays:
+        return EvaluationIndex.from_arrays(arrays)
+
+
+def _read(uri: str, name: str) -> Iterator[Trajectory]:
+    store = Store(uri)
     if name in TABLES:
-        return table_trajectories(source.read_table(name))
-    return read_segment(source, name)
+        return table_trajectories(store.read_table(name))
+    return read_segment(store, name)
 
 
-def _judge(trajectory: Trajectory, recipe: Recipe, rules: dict[str, Rule]) -> Judged:
-    task = trajectory.task
-    if task.split != "train":
-        raise DataError(
-            f"trajectory {trajectory.id} plays a task of the split {task.split!r}: test tasks are never learned from; "
-            "curate the trajectories of train tasks"
-        )
-    rule, reason = first_objection(trajectory, recipe, rules) or (None, None)
-    turns = [turn.model_dump(mode="json") for turn in trajectory.turns] if rule is None else []
-    return Judged(
-        id=trajectory.id,
-        environment=task.environment,
-        family=task.family,
-        task=task.id,
-        outcome=trajectory.outcome.value,
-        reward=trajectory.reward,
-        turns=sum(1 for turn in trajectory.turns if turn.loss),
-        rule=rule,
-        reason=reason,
-        digest=content_hash([task.id, turns]) if rule is None else None,
-        record=trajectory.model_dump_json() if rule is None else None,
-    )
-
-
-def _without_duplicates(judged: list[Judged]) -> list[Judged]:
-    """Return the judged, all but the first of those with one digest dropped as duplicates."""
-    holder: dict[str, str] = {}
-    result = []
-    for j in judged:
-        if j.digest is not None and holder.setdefault(j.digest, j.id) != j.id:
-            reason = f"same task and same turns as {holder[j.digest]}"
-            fields = vars(j) | {"rule": DUPLICATE, "reason": reason, "record": None}
-            result.append(Judged(**fields))
-        else:
-            result.append(j)
-    return result
-
-
-def _dropped_table(judged: list[Judged]) -> pa.Table:
-    rows = [{name: getattr(j, name) for name in DROPPED_SCHEMA.names} for j in judged if j.rule is not None]
-    return pa.Table.from_pylist(rows, schema=DROPPED_SCHEMA)
-
-
-def _verdict(j: Judged) -> Verdict:
-    return Verdict(
-        environment=j.environment, family=j.family, task=j.task, outcome=j.outcome, turns=j.turns, rule=j.rule
-    )
-
-
-def _write_lines(target: Store, kept: list[Trajectory]) -> str:
-    """Write the kept trajectories as records without metadata (it stands in `kept.parquet`) and return the name."""
-    plain = [conversation_from_trajectory(t).model_copy(update={"meta": {}}) for t in kept]
+@contextmanager
+def _local(work: Store) -> Iterator[Path]:
+    """Give the runs as a local directory; fetched where the store is remote."""
+    if (path := work.local_path()) is not None:
+        yield path
+        return
+    folder = Path(tempfile.mkdtemp(prefix="agenttuning-runs-"))
     try:
-        records, name, other = [to_agentinstruct(c) for c in plain], AGENTINSTRUCT, MESSAGES
-    except DataError:
-        records, name, other = [to_messages(c) for c in plain], MESSAGES, AGENTINSTRUCT
-    target.write(name, b"".join(orjson.dumps(record) + b"\n" for record in records))
-    target.delete(other)
-    return name
+        for name in work.list():
+            (folder / name).write_bytes(work.read(name))
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear(work: Store) -> None:
+    if (path := work.local_path()) is not None:
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    for name in work.list():
+        work.delete(name)
+
+
+def _write_kept(directory: Path, target: Store, settled: Settled, pairs: bool) -> tuple[bool, int]:
+    """Write the kept trajectories and the pairs; return whether AgentInstruct can express all, and how many pairs."""
+    expressible, count = True, 0
+    waiting: list[Trajectory] = []
+    with ExitStack() as stack:
+        table = stack.enter_context(parquet(target, KEPT, TRAJECTORY_SCHEMA))
+        records = stack.enter_context(lines(target, AGENTINSTRUCT))
+        messages = stack.enter_context(lines(target, MESSAGES))
+        shelf = stack.enter_context(PairShelf()) if pairs else None
+        for row, line in settled.with_lines(merged_lines(directory)):
+            _, _, record, instruct, spoken = orjson.loads(line)
+            rule = settled.rule(row)
+            if shelf is not None:
+                shelf.put(settled.task(row), rule, record)
+            if rule is not None:
+                continue
+            trajectory = Trajectory.model_validate_json(record)
+            waiting.append(trajectory)
+            if len(waiting) == ROWS:
+                table.write(trajectories_table(waiting))
+                waiting.clear()
+            messages.write(spoken.encode() + b"\n")
+            if instruct is None:
+                expressible = False
+            else:
+                records.write(instruct.encode() + b"\n")
+        table.write(trajectories_table(waiting))
+        if shelf is not None:
+            with parquet(target, PAIRS, PAIR_SCHEMA) as paired:
+                count = shelf.write(paired)
+    if not pairs:
+        target.delete(PAIRS)
+    return expressible, count
+
+
+def _write_dropped(target: Store, settled: Settled) -> None:
+    with parquet(target, DROPPED, DROPPED_SCHEMA) as table:
+        for row in settled.dropped_rows():
+            table.add(row)

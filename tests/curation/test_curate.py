@@ -18,8 +18,12 @@ from agenttuning.storage import Store
 from agenttuning.storage.segments import commit_segment, table_trajectories, trajectories_table
 from agenttuning.trajectory import Outcome, ToolCall, Turn
 
-RECIPE = Recipe()
-FILES = ("agentinstruct.jsonl", "dropped.parquet", "kept.parquet", "report.json")
+FILES = ("agentinstruct.jsonl", "dropped.parquet", "kept.parquet", "messages.jsonl", "report.json")
+RECIPE = validate_recipe({"curation": {"rules": ["reward", "form", "repetition", "duplicate"]}})
+
+
+def with_rules(*names, **more) -> Recipe:
+    return validate_recipe({"curation": {"rules": list(names), **more}})
 
 
 def stored(path, *segments) -> Store:
@@ -54,7 +58,8 @@ def test_what_is_kept_and_dropped_is_written_and_counted(tmp_path):
     twins = {kept[0].id, dropped[3].id}
     written = list(table_trajectories(target.read_table("kept.parquet")))
     assert [t.id for t in written] == sorted({*(t.id for t in kept[1:]), min(twins)})
-    assert {t.id: t for t in written}[kept[3].id] == kept[3]
+    terms = {"licence": "not stated", "teacher_terms": "not stated: the terms of p"}
+    assert {t.id: t for t in written}[kept[3].id] == kept[3].model_copy(update={"diagnostics": terms})
 
     rows = {row["id"]: row for row in target.read_table("dropped.parquet").to_pylist()}
     assert {rows[t.id]["rule"] for t in dropped[:3]} == {"reward", "form", "repetition"}
@@ -103,9 +108,9 @@ def test_trajectories_with_tools_are_written_as_messages_instead(tmp_path):
     tools = ({"type": "function", "function": {"name": "bash"}},)
     played = trajectory((turn, Turn(role="tool", content="a", tool_call_id="1")), tools=tools)
     source, target = stored(tmp_path / "t", [played, trajectory(number=1)]), Store(str(tmp_path / "c"))
-    target.write("agentinstruct.jsonl", b"of an earlier run")
     assert curate(source, target, RECIPE).kept_as == "messages.jsonl"
-    assert not target.exists("agentinstruct.jsonl")
+    instruct = [orjson.loads(line)["id"] for line in target.read("agentinstruct.jsonl").splitlines()]
+    assert instruct == [trajectory(number=1).id]
     records = [orjson.loads(line) for line in target.read("messages.jsonl").splitlines()]
     assert {record["id"]: record for record in records}[played.id]["tools"] == list(tools)
 
@@ -136,7 +141,10 @@ def test_a_table_is_read_where_there_are_no_segments(tmp_path):
 def test_rules_can_be_switched_off_but_not_misspelt(tmp_path):
     kept, dropped = sample()
     source, target = stored(tmp_path / "t", kept, dropped), Store(str(tmp_path / "c"))
-    assert curate(source, target, validate_recipe({"curation": {"rules": []}})).total.dropped == {"duplicate": 1}
+    everything = curate(source, target, validate_recipe({"curation": {"rules": []}}))
+    assert (everything.total.kept, everything.total.dropped) == (8, {})
+    assert curate(source, target, with_rules("duplicate")).total.dropped == {"duplicate": 1}
+    assert curate(source, target, with_rules("repetition")).total.dropped == {"repetition": 1}
     with pytest.raises(ConfigurationError, match="did you mean 'reward'"):
         curate(source, target, validate_recipe({"curation": {"rules": ["rewards"]}}))
 
@@ -169,6 +177,17 @@ def test_a_demos_worth_takes_well_under_a_few_seconds(tmp_path):
     assert time.monotonic() - started < 5
 
 
+def test_a_store_that_is_no_local_directory_gets_the_same_files(tmp_path, monkeypatch):
+    kept, dropped = sample()
+    source = stored(tmp_path / "t", kept, dropped)
+    here, there = Store(str(tmp_path / "here")), Store(str(tmp_path / "there"))
+    curate(source, here, RECIPE)
+    (tmp_path / "there" / "work").mkdir(parents=True)
+    monkeypatch.setattr(Store, "local_path", lambda self: None)
+    curate(source, there, RECIPE)
+    assert {n: here.read(n) for n in FILES} == {n: there.read(n) for n in there.list()}
+
+
 @pytest.mark.ray
 def test_ray_data_gives_the_same_files_and_the_same_errors(tmp_path, monkeypatch):
     import ray
@@ -178,13 +197,14 @@ def test_ray_data_gives_the_same_files_and_the_same_errors(tmp_path, monkeypatch
     here, there = Store(str(tmp_path / "here")), Store(str(tmp_path / "there"))
     curate(source, here, RECIPE)
     monkeypatch.setattr(run, "RAY_UNITS", 1)
+    monkeypatch.setattr(run, "RUN_UNITS", 1)
     ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=300 * 2**20)
     try:
         calls = []
         report = curate(source, there, RECIPE, lambda done, total: calls.append((done, total)))
         assert report.total.kept == 4
         assert {n: here.read(n) for n in FILES} == {n: there.read(n) for n in FILES}
-        assert calls == [(n, 4) for n in range(1, 5)]
+        assert sorted(calls) == [(n, 4) for n in range(1, 5)]
         source.write("segments/x-000000.jsonl", b"{broken\n\n")
         with pytest.raises(DataError, match=r"x-000000\.jsonl, line 1"):
             curate(source, there, RECIPE)
