@@ -1,11 +1,13 @@
 """The flat vocabulary of failures.
 
-Four kinds, told apart by what a caller does next:
+Six kinds, told apart by what a caller does next:
 
 - `ConfigurationError`: nothing will work until the user changes something. Stops the run at once.
 - `InfrastructureError`: the world broke (time-out, 429, 5xx, dead process). Retried, never training data.
+- `BudgetExceeded`: the money that the recipe allows is spent. Ends the run with what is done.
 - `MalformedReply`: the policy's text breaks the action grammar. The episode goes on or ends as an outcome.
 - `DataError`: a stored or given file cannot be used as it is.
+- `StorageError`: the run directory cannot be written or reached. Stops the run; what is done is kept.
 
 Each message states the rule, the value and the cure. A bad episode is data, not a crash: task failures are
 `agenttuning.trajectory.Outcome` values and have no class here.
@@ -46,6 +48,12 @@ class InfrastructureError(AgentTuningError):
     def __reduce__(self) -> tuple[type["InfrastructureError"], tuple[str, float | None]]:
         """Keep `retry_after` when the error crosses a process."""
         return (type(self), (str(self), self.retry_after))
+
+
+class BudgetExceeded(AgentTuningError):
+    """The money that the recipe allows is spent. The run ends; what is done is kept."""
+
+    exit_code = 6
 
 
 class MalformedReply(AgentTuningError):

@@ -1,8 +1,8 @@
 """The policy contract: turns in, one reply out.
 
 A policy is shared by all episodes of a worker and holds no state of an episode. One layer owns retries (the
-endpoint's client); a policy raises `InfrastructureError` only when its patience is over, and `ConfigurationError`
-when nothing but the user can help (401, unknown model).
+endpoint's client); a policy raises `InfrastructureError` only when its patience is over, `ConfigurationError` when
+nothing but the user can help (401, unknown model), and `BudgetExceeded` when the money that the recipe allows is spent.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,10 @@ class Reply:
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    """Of the prompt tokens, those that came from the provider's prefix cache."""
+    cost: float | None = None
+    """Money, where the recipe has prices and the endpoint told the tokens."""
     seconds: float = 0.0
     reasoning: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
@@ -44,6 +48,7 @@ class Policy(Protocol):
         Raises:
             InfrastructureError: patience is over.
             ConfigurationError: wrong key, unknown model.
+            BudgetExceeded: the money is spent.
         """
         ...
 

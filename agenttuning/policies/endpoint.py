@@ -1,9 +1,10 @@
 """`EndpointPolicy`: any OpenAI-compatible chat endpoint, and the one layer that retries.
 
-Requests go through one aiohttp session per event loop (0.2 ms of CPU per call, where many episodes are in flight).
-A failure of the world (time-out, connection, 408, 409, 429, 5xx) is tried again with exponential back-off and jitter,
-Retry-After honoured, until the request's patience is over; what only the user can mend stops the run at once.
-It holds no state of an episode and sends no tools: environments speak text.
+Requests go through one aiohttp session per event loop, and through the process's `Throttle`: few enough at once, within
+the run's budget, episodes in progress first. What went wrong is classified by `replies` and `failures`, counted in
+`counts`, and met by kind: the world's failures are tried again with back-off and jitter, Retry-After honoured, for the
+request's patience; nonsense a few times; what only the user can mend stops the run at once; what the endpoint declines
+is a reply. It holds no state of an episode and sends no tools: environments speak text.
 """
 
 import asyncio
@@ -11,33 +12,56 @@ import difflib
 import os
 import random
 import time
-from typing import Any, Self
-from urllib.parse import urlsplit
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
 
 import aiohttp
-import orjson
 
 from agenttuning.errors import ConfigurationError, InfrastructureError
+from agenttuning.policies.allowance import HOLD_S
 from agenttuning.policies.base import Reply
-from agenttuning.policies.wire import (
-    Nonsense,
-    chat_request,
-    read_failure,
-    read_reply,
-    retry_wait,
-    wants_completion_limit,
-)
-from agenttuning.recipe import PolicySpec
+from agenttuning.policies.budget import Amount, Limits, Reading
+from agenttuning.policies.concurrency import Concurrency
+from agenttuning.policies.connection import list_models, open_session, post_chat
+from agenttuning.policies.costs import price, worst_price
+from agenttuning.policies.failures import NONSENSE, STRAIN, USER, Failure, Kind, cure
+from agenttuning.policies.replies import outcome_kind
+from agenttuning.policies.sharing import Sharing, actor_link, limits_of, local_link
+from agenttuning.policies.throttle import End, Throttle, Ticket
+from agenttuning.policies.wire import REFUSED, chat_request, retry_wait
+from agenttuning.recipe import PolicySpec, Prices
 from agenttuning.trajectory import Turn
 
 NONSENSE_TRIES = 3
 """An answer that is no chat completion is asked for this often in a row."""
 NONSENSE_SECONDS = 60.0
 """After so long without a usable answer the endpoint counts as silent."""
+REJECTIONS = 5
+"""An endpoint that has answered may reject so many prompts in a row before the recipe is at fault."""
+CHECK_TOKENS = 16
+"""Completion tokens that `check_endpoint` asks for; some models refuse less."""
 CHECK_SECONDS = 30.0
-"""How long `check_endpoint` waits for an answer."""
+"""How long it waits for an answer, at most."""
 CHECK_PATIENCE_S = 2.0
 """How long it tries again after a failure."""
+TEMPLATE_TOKENS = 64
+"""Prompt tokens that a chat template may add beyond the bytes of a request."""
+UNLIMITED = 1_000_000
+FIRST_TOKENS_PER_BYTE = 0.4
+"""Guess of a prompt's tokens per byte of the request, until the endpoint's own counts tell."""
+
+
+@dataclass
+class _Tries:
+    """How one request of an episode has fared so far."""
+
+    started: float = field(default_factory=time.monotonic)
+    waited: float = 0.0
+    """Seconds that it waited for a slot, which use up no patience."""
+    failures: int = 0
+    nonsense: int = 0
+    """Answers in a row that were no chat completion."""
 
 
 class EndpointPolicy:
@@ -52,8 +76,13 @@ class EndpointPolicy:
         top_p: nucleus sampling.
         max_tokens: completion tokens of one reply.
         request_timeout_s: seconds of one request.
-        patience_s: seconds for which failures of one request are retried.
+        patience_s: seconds for which failures of one request are retried; waiting for a slot does not count.
         send_seed: pass each request's seed on; a greedy request (temperature 0) never carries one.
+        concurrency: requests in flight: `auto`, a number over all processes, or None for as many as are asked for.
+        prices: what the endpoint charges.
+        limits: the run's budget.
+        shared: the Ray actor of `sharing.shared_limits`; unset, this process is alone.
+        spent: money that earlier starts of the run have spent, where this process is alone.
     """
 
     def __init__(
@@ -69,6 +98,11 @@ class EndpointPolicy:
         request_timeout_s: float = 120.0,
         patience_s: float = 600.0,
         send_seed: bool = True,
+        concurrency: Literal["auto"] | int | None = None,
+        prices: Prices | None = None,
+        limits: Limits | None = None,
+        shared: Any = None,
+        spent: float = 0.0,
     ) -> None:
         self.name = model
         self.url = base_url.rstrip("/") + "/chat/completions"
@@ -79,24 +113,40 @@ class EndpointPolicy:
             "max_tokens": max_tokens,
         }
         self.patience_s = patience_s
-        self._send_seed = send_seed and temperature > 0
+        self.counts: Counter[str] = Counter()
+        """`requests`, `answers`, `retries`, and each `failures.Kind` that was met."""
+        self.silent = False
+        """A request was given up, and nobody in the run was answered in all that time: others will fare no better."""
+        self.last_failure = ""
+        """What went wrong last."""
+        self._send_seed = send_seed
         self._key = api_key
         self._key_env = api_key_env
-        self._timeout = aiohttp.ClientTimeout(total=request_timeout_s)
-        self._sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
+        self._timeout_s = request_timeout_s
+        self._temperature, self._top_p, self._max_tokens = temperature, top_p, max_tokens
+        self._limit_name = "max_tokens"
+        self._prices = prices
+        limits = limits or Limits()
+        counted = shared is None and (limits or prices is not None)
+        self._sharing = Sharing(limits, spent, HOLD_S) if counted else None
+        link = actor_link(shared) if shared is not None else local_link(self._sharing) if self._sharing else None
+        fixed = concurrency if isinstance(concurrency, int) else None
+        most = fixed or UNLIMITED
+        state = Concurrency() if concurrency == "auto" else Concurrency(most, most, most)
+        self._throttle = Throttle(state, limits, link, fixed)
         self._session: aiohttp.ClientSession | None = None
-        self._resume_at = 0.0
-        self._last_answer = time.monotonic()
-        self.silent = False
-        """A request has been given up and nothing was answered all that time: other requests will fare no better."""
+        self._rejections = 0
+        self._tokens_per_byte = FIRST_TOKENS_PER_BYTE
 
     @classmethod
-    def from_spec(cls, spec: PolicySpec, api_key: str | None = None) -> Self:
+    def from_spec(cls, spec: PolicySpec, api_key: str | None = None, shared: Any = None, spent: float = 0.0) -> Self:
         """Build the policy that a recipe names.
 
         Args:
             spec: an endpoint; a `local` policy is given as the endpoint that serves it.
             api_key: unset, it is read from the environment variable that the recipe names.
+            shared: the Ray actor of `sharing.shared_limits`, where several processes play one run.
+            spent: money that earlier starts of the run have spent, where there is no `shared`.
 
         Raises:
             ConfigurationError: the URL or the model's name is missing.
@@ -117,137 +167,222 @@ class EndpointPolicy:
             request_timeout_s=spec.request_timeout_s,
             patience_s=spec.patience_s,
             send_seed=spec.send_seed,
+            concurrency=spec.concurrency,
+            prices=spec.prices,
+            limits=limits_of(spec),
+            shared=shared,
+            spent=spent,
         )
 
-    async def act(self, turns: tuple[Turn, ...], seed: int) -> Reply:
+    async def act(self, turns: tuple[Turn, ...], seed: int, *, temperature: float | None = None) -> Reply:
         """Ask for the next assistant turn.
 
-        A prompt beyond the model's context comes back as a reply with `finish_reason="context"`.
+        A prompt beyond the model's context comes back as a reply with `finish_reason="context"`, one that the provider
+        declines with `finish_reason="content_filter"`.
+
+        Args:
+            turns: what the policy sees.
+            seed: decides the sample, where the endpoint heeds it.
+            temperature: instead of the policy's own, so that attempts at several share one throttle and one budget.
 
         Raises:
             InfrastructureError: the endpoint failed for longer than `patience_s`, or keeps answering nonsense.
             ConfigurationError: refused key, unknown model, refused request; names the cure.
+            BudgetExceeded: the money that the recipe allows is spent.
         """
-        deadline = time.monotonic() + self.patience_s
-        started = time.monotonic()
-        failures = nonsense = 0
+        tries = _Tries()
         while True:
-            await self._wait_turn(deadline)
-            try:
-                return await self._request(turns, seed)
-            except InfrastructureError as error:
-                failures += 1
-                nonsense = nonsense + 1 if isinstance(error, Nonsense) else 0
-                if nonsense >= NONSENSE_TRIES:
-                    self.silent = time.monotonic() - self._last_answer > NONSENSE_SECONDS
-                    raise InfrastructureError(
-                        f"policy: {self.url} answers, but {error}; check that policy.base_url is an OpenAI-compatible "
-                        "endpoint and ends in /v1"
-                    ) from error
-                wait = retry_wait(failures, error.retry_after, random.random())
-                if error.retry_after is not None:
-                    self._resume_at = max(self._resume_at, time.monotonic() + error.retry_after)
-                if time.monotonic() + wait > deadline:
-                    asked = error.retry_after or 0.0
-                    self.silent = self._last_answer < started or asked > self.patience_s
-                    raise InfrastructureError(
-                        f"policy: {self.url} failed {failures} times in {time.monotonic() - started:.0f} s (last: "
-                        f"{error}{f', asks to wait {asked:.0f} s' if asked else ''}) and policy.patience_s="
-                        f"{self.patience_s:g} is over; see to the endpoint, or raise the patience"
-                    ) from error
-                await asyncio.sleep(wait)
+            limit_name = self._limit_name
+            body = self._body(turns, seed, self._temperature if temperature is None else temperature)
+            asked_at = time.monotonic()
+            ticket = await self._admit(len(turns), body)
+            tries.waited += ticket.sent_at - asked_at
+            result = await self._request(ticket, body)
+            if isinstance(result, Reply):
+                return result
+            if result.kind not in USER:
+                await asyncio.sleep(self._wait_after(result, tries))
+            elif (reply := self._refused(result, limit_name)) is not None:
+                return reply
 
     async def aclose(self) -> None:
         """Close the connections."""
+        await self._throttle.aclose()
         if self._session is not None:
             await self._session.close()
             self._session = None
 
-    async def _wait_turn(self, deadline: float) -> None:
-        """Hold back while the endpoint has asked all requests to wait."""
-        pause = self._resume_at - time.monotonic()
-        if pause <= 0:
-            return
-        if time.monotonic() + pause > deadline:
+    @property
+    def concurrency(self) -> int:
+        """Requests that this process may have in flight now: what `auto` has found, or its part of a fixed number."""
+        return self._throttle.concurrency.limit
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait to be sent: while there are any, a new episode only makes others wait."""
+        return self._throttle.waiting
+
+    def spending(self) -> Reading | None:
+        """Return the state of the budget, as of a second ago or, after `aclose`, now.
+
+        None where it is shared (ask the actor of `sharing.shared_limits`), and where there is neither price nor limit.
+        """
+        return None if self._sharing is None else self._sharing.read(time.monotonic())
+
+    def _body(self, turns: tuple[Turn, ...], seed: int, temperature: float) -> bytes:
+        sampling = {"temperature": temperature, "top_p": self._top_p, self._limit_name: self._max_tokens}
+        return chat_request(self.name, turns, sampling, seed if self._send_seed and temperature > 0 else None)
+
+    async def _admit(self, progress: int, body: bytes) -> Ticket:
+        """Wait for a slot; give up at once where the endpoint asks all requests to wait longer than the patience."""
+        pause = self._throttle.resume_at - time.monotonic()
+        if pause > self.patience_s:
             self.silent = True
             raise InfrastructureError(
                 f"policy: {self.url} asks to wait {pause:.0f} s, longer than policy.patience_s={self.patience_s:g}; "
                 "run the same command again later, or raise the patience"
             )
-        await asyncio.sleep(pause + random.uniform(0, 0.5))
-
-    async def _request(self, turns: tuple[Turn, ...], seed: int) -> Reply:
-        sampling = self._sampling
-        body = chat_request(self.name, turns, sampling, seed if self._send_seed else None)
-        started = time.monotonic()
         try:
-            async with self._connect().post(self.url, data=body) as response:
-                answer = await response.read()
-                status, headers = response.status, response.headers
-        except (aiohttp.InvalidURL, aiohttp.ClientConnectorCertificateError) as error:
-            raise ConfigurationError(f"policy.base_url: {self.url} cannot be used ({error}); correct it") from error
-        except TimeoutError as error:
-            raise InfrastructureError(f"no answer within policy.request_timeout_s={self._timeout.total:g}") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise InfrastructureError(f"{type(error).__name__}: {error}") from error
-        seconds = time.monotonic() - started
-        outcome = read_reply(answer, seconds) if status == 200 else read_failure(status, headers, answer)
-        if isinstance(outcome, Reply):
-            self._last_answer = time.monotonic()
-            self.silent = False
-            return outcome
-        if isinstance(outcome, ConfigurationError):
-            if "max_tokens" in sampling and wants_completion_limit(outcome):
-                limit = {"max_completion_tokens": sampling["max_tokens"]}
-                self._sampling = {k: v for k, v in sampling.items() if k != "max_tokens"} | limit
-                return await self._request(turns, seed)
-            raise ConfigurationError(f"policy: {self.url} refuses ({outcome}); {self._cure(status)}")
-        raise outcome
+            return await self._throttle.admit(progress, self._need(body))
+        except InfrastructureError:
+            self.silent = True
+            raise
 
-    def _cure(self, status: int) -> str:
-        if status in (401, 403):
-            state = "its key is not accepted" if self._key else "it is not set"
-            return f"put a valid key into the environment variable {self._key_env} ({state})"
-        if status in (404, 405):
-            return f"check policy.model ({self.name!r}) and policy.base_url, which ends in /v1"
-        if status in (402, 429):
-            return "the account's quota is used up: add credit, or use another key or endpoint"
-        return "correct policy.model, policy.temperature, policy.top_p or policy.max_tokens"
+    def _need(self, body: bytes) -> Amount:
+        """Return the most that a request can use; a token is at least one byte, so the money is an upper bound."""
+        bound = len(body) + TEMPLATE_TOKENS
+        tokens = min(bound, int(len(body) * self._tokens_per_byte) + TEMPLATE_TOKENS)
+        return Amount(1, tokens + self._max_tokens, worst_price(self._prices, bound, self._max_tokens))
+
+    async def _request(self, ticket: Ticket, body: bytes) -> Reply | Failure:
+        """Send one request, and book and count what came of it."""
+        self.counts["requests"] += 1
+        result: Reply | Failure | None = None
+        try:
+            result = await post_chat(self._connect(), self.url, body, self._timeout_s)
+            if isinstance(result, Reply):
+                result = self._priced(result)
+        finally:
+            self._settle(ticket, result)
+        if isinstance(result, Reply):
+            self._answered(result, body)
+            return result
+        self.counts[result.kind.value] += 1
+        self.last_failure = result.message
+        if result.retry_after is not None:
+            self._throttle.hold(result.retry_after)
+        return result
+
+    def _priced(self, reply: Reply) -> Reply:
+        if self._prices is None:
+            return reply
+        cost = price(self._prices, reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens)
+        return replace(reply, cost=cost)
+
+    def _settle(self, ticket: Ticket, result: Reply | Failure | None) -> None:
+        """Book what a request used; None is one that was cancelled, and may have been charged."""
+        tokens: int | None = None
+        money: float | None = None
+        end: End | None = None
+        if isinstance(result, Failure):
+            end = End.STRAINED if result.kind in STRAIN else End.FAILED
+            if not result.may_cost:
+                tokens, money = 0, 0.0
+        elif result is not None:
+            end = End.ANSWERED
+            if result.prompt_tokens is not None:
+                tokens, money = result.prompt_tokens + (result.completion_tokens or 0), result.cost
+            elif outcome_kind(result) is not None:
+                tokens, money = 0, 0.0
+        self._throttle.done(ticket, end, tokens=tokens, money=money)
+
+    def _answered(self, reply: Reply, body: bytes) -> None:
+        self.silent = False
+        self._rejections = 0
+        kind = outcome_kind(reply)
+        self.counts[kind.value if kind else "answers"] += 1
+        if reply.prompt_tokens:
+            self._tokens_per_byte += 0.1 * (1.1 * reply.prompt_tokens / len(body) - self._tokens_per_byte)
+
+    def _wait_after(self, failure: Failure, tries: _Tries) -> float:
+        """Return the seconds after which a request is tried again.
+
+        Raises:
+            InfrastructureError: its patience is over, or the endpoint keeps answering nonsense.
+        """
+        tries.failures += 1
+        self.counts["retries"] += 1
+        tries.nonsense = tries.nonsense + 1 if failure.kind in NONSENSE else 0
+        now, answered_at = time.monotonic(), self._throttle.answered_at
+        if tries.nonsense >= NONSENSE_TRIES:
+            self.silent = now - answered_at > NONSENSE_SECONDS
+            raise InfrastructureError(
+                f"policy: {self.url} answers, but {failure.message}; check that policy.base_url is an "
+                "OpenAI-compatible endpoint and ends in /v1"
+            )
+        wait = retry_wait(tries.failures, failure.retry_after, random.random())
+        spent = now - tries.started - tries.waited
+        if spent + wait > self.patience_s:
+            asked = failure.retry_after or 0.0
+            self.silent = answered_at < tries.started or asked > self.patience_s
+            raise InfrastructureError(
+                f"policy: {self.url} failed {tries.failures} times in {spent:.0f} s (last: "
+                f"{failure.message}{f', asks to wait {asked:.0f} s' if asked else ''}) and policy.patience_s="
+                f"{self.patience_s:g} is over; see to the endpoint, or raise the patience"
+            )
+        return wait
+
+    def _refused(self, failure: Failure, limit_name: str) -> Reply | None:
+        """Meet a refusal that waiting does not cure, of a request that named its token limit so.
+
+        Returns a reply where only this prompt is refused, and None where the request is to be sent again in the way
+        that the endpoint asked for.
+
+        Raises:
+            ConfigurationError: nothing but the user can help.
+        """
+        if failure.kind is Kind.REQUEST:
+            if failure.parameter == "max_completion_tokens" and limit_name == "max_tokens":
+                self._limit_name = "max_completion_tokens"
+                return None
+            self._rejections += 1
+            if failure.parameter is None and self.counts["answers"] and self._rejections < REJECTIONS:
+                self.counts[Kind.REJECTED.value] += 1
+                return Reply(content="", finish_reason=REFUSED)
+        advice = cure(failure, model=self.name, key_env=self._key_env, has_key=bool(self._key))
+        raise ConfigurationError(f"policy: {self.url} refuses ({failure.message}); {advice}")
 
     def _connect(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
-            headers = {"Content-Type": "application/json"}
-            if self._key:
-                headers["Authorization"] = f"Bearer {self._key}"
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
-                timeout=self._timeout,
-                headers=headers,
-                trust_env=not _is_local(self.url),
-            )
+            self._session = open_session(self.url, self._key, self._timeout_s)
         return self._session
 
 
 def key_of(spec: PolicySpec) -> str | None:
     """Return the API key from the environment variable that the recipe names, or None."""
-    return os.environ.get(spec.api_key_env) or None
+    return os.environ.get(spec.api_key_env, "").strip() or None
 
 
 async def check_endpoint(spec: PolicySpec, api_key: str | None = None) -> None:
-    """Ask the endpoint for one token, so that what is wrong shows before any episode is started.
+    """Ask the endpoint for a few tokens, so that what is wrong shows before any episode is started.
 
     Raises:
         ConfigurationError: nothing answers there, the key is refused, the model is unknown, or the answer is no chat
             completion; names the URL and the cure.
     """
-    quick = {"max_tokens": 1, "patience_s": CHECK_PATIENCE_S, "request_timeout_s": CHECK_SECONDS}
+    timeout = min(spec.request_timeout_s, CHECK_SECONDS)
+    quick = {
+        "max_tokens": min(CHECK_TOKENS, spec.max_tokens),
+        "patience_s": CHECK_PATIENCE_S,
+        "request_timeout_s": timeout,
+    }
     policy = EndpointPolicy.from_spec(spec.model_copy(update=quick), api_key)
     try:
         await policy.act((Turn(role="user", content="Hello"),), seed=0)
     except InfrastructureError as error:
         raise ConfigurationError(
-            f"policy.base_url: no chat model answers at {policy.url} ({error.__cause__ or error}); start the server "
-            "there, or correct policy.base_url"
+            f"policy.base_url: no chat model answers at {policy.url} ({policy.last_failure}); start the server there, "
+            "or correct policy.base_url"
         ) from error
     except ConfigurationError as error:
         names = await list_models(str(spec.base_url), api_key) if "HTTP 404" in str(error) else []
@@ -258,42 +393,3 @@ async def check_endpoint(spec: PolicySpec, api_key: str | None = None) -> None:
         raise ConfigurationError(f"policy.model: {policy.url} has no model {spec.model!r}; {hint}") from error
     finally:
         await policy.aclose()
-
-
-async def list_models(base_url: str, api_key: str | None = None, timeout_s: float = 5.0) -> list[str]:
-    """Return the names of the models that an endpoint says it serves; none where it does not say."""
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    timeout = aiohttp.ClientTimeout(total=timeout_s)
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout, headers=headers, trust_env=not _is_local(base_url)) as session,
-            session.get(base_url.rstrip("/") + "/models") as response,
-        ):
-            if response.status != 200:
-                return []
-            listed = orjson.loads(await response.read())
-            return [str(entry["id"]) for entry in listed["data"]]
-    except (aiohttp.ClientError, OSError, TimeoutError, orjson.JSONDecodeError, LookupError, TypeError):
-        return []
-
-
-def wait_until_ready(base_url: str, timeout_s: float) -> list[str]:
-    """Wait until the endpoint lists its models, and return their names.
-
-    Raises:
-        InfrastructureError: it does not within `timeout_s`.
-    """
-
-    async def poll() -> list[str]:
-        deadline = time.monotonic() + timeout_s
-        while not (names := await list_models(base_url)):
-            if time.monotonic() > deadline:
-                raise InfrastructureError(f"{base_url} lists no model after {timeout_s:.0f} s; see the server's log")
-            await asyncio.sleep(0.5)
-        return names
-
-    return asyncio.run(poll())
-
-
-def _is_local(url: str) -> bool:
-    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")

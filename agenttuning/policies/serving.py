@@ -19,7 +19,7 @@ from typing import Any
 
 from agenttuning.errors import ConfigurationError
 from agenttuning.machine import allocator, intel_openmp
-from agenttuning.policies.endpoint import wait_until_ready
+from agenttuning.policies.connection import wait_until_ready
 from agenttuning.recipe import Serving
 
 READY_SECONDS = 60.0

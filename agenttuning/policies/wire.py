@@ -1,40 +1,25 @@
-"""What goes over the wire to an OpenAI-compatible chat endpoint, and what comes back: pure functions.
+"""What goes over the wire to an OpenAI-compatible chat endpoint, and the retry clock: pure functions.
 
-`chat_request` writes the body, `read_reply` reads an answer, `read_failure` tells what a refused request means
-(wait and try again, or only the user can help), and `retry_wait` is the retry clock. Nothing here opens a connection.
+`chat_request` writes a body, `retry_wait` says how long to wait after a failure, `excerpt` shortens what an error body
+says. What comes back is read in `replies`. Nothing here opens a connection.
 """
 
-import email.utils
-import re
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
-from agenttuning.errors import AgentTuningError, ConfigurationError, InfrastructureError
-from agenttuning.policies.base import Reply
-from agenttuning.trajectory import ToolCall, Turn
+from agenttuning.trajectory import Turn
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
-RETRIED_STATUSES = frozenset({408, 409, 425, 429})
-"""Beside every 5xx."""
 
 CONTEXT = "context"
 """`Reply.finish_reason` of a request that is longer than the model's context."""
+LENGTH = "length"
+"""`Reply.finish_reason` of an answer that reached its token limit."""
 REFUSED = "content_filter"
 """`Reply.finish_reason` of a request or an answer that the provider blocked."""
-
-_TOO_LONG = re.compile(
-    r"maximum context length|context_length_exceeded|context length|context window|max_model_len", re.I
-)
-_FILTERED = re.compile(r"content_filter|content management policy", re.I)
-_OTHER_LIMIT_NAME = re.compile(r"max_completion_tokens")
-
-
-class Nonsense(InfrastructureError):
-    """The endpoint answered 200 with something that is no chat completion."""
 
 
 def chat_request(model: str, turns: Sequence[Turn], sampling: Mapping[str, Any], seed: int | None) -> bytes:
@@ -48,73 +33,6 @@ def chat_request(model: str, turns: Sequence[Turn], sampling: Mapping[str, Any],
     """
     seeded = {} if seed is None else {"seed": seed}
     return orjson.dumps({"model": model, "messages": [_message(t) for t in turns], **sampling, **seeded})
-
-
-def read_reply(body: bytes, seconds: float) -> Reply:
-    """Read a chat completion.
-
-    Raises:
-        Nonsense: not JSON, no choices, or a choice without a message.
-    """
-    try:
-        answer = orjson.loads(body)
-        choice = answer["choices"][0]
-        message = choice["message"]
-        content = _text(message.get("content"))
-        calls = tuple(_tool_call(c) for c in message.get("tool_calls") or ())
-        usage = answer.get("usage") or {}
-        reasoning = message.get("reasoning_content") or message.get("reasoning")
-        finish = REFUSED if message.get("refusal") else choice.get("finish_reason")
-        return Reply(
-            content=content or _text(message.get("refusal")),
-            finish_reason=str(finish) if finish is not None else None,
-            prompt_tokens=_count(usage.get("prompt_tokens")),
-            completion_tokens=_count(usage.get("completion_tokens")),
-            seconds=seconds,
-            reasoning=str(reasoning) if reasoning else None,
-            tool_calls=calls,
-        )
-    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError, ValueError) as error:
-        raise Nonsense(f"not a chat completion ({type(error).__name__}: {error}): {excerpt(body)!r}") from error
-
-
-def read_failure(status: int, headers: Mapping[str, str], body: bytes) -> Reply | AgentTuningError:
-    """Return what an HTTP status other than 200 means.
-
-    A prompt beyond the model's context, or one that the provider's filter blocks, is an answer (a `Reply` with that
-    finish reason); what waiting may cure is an `InfrastructureError`; the rest is a `ConfigurationError`, whose
-    message lacks the URL and the cure, which the caller knows.
-    """
-    text = excerpt(body)
-    what = f"HTTP {status}: {text}"
-    if status in RETRIED_STATUSES or status >= 500:
-        if status == 429 and "insufficient_quota" in text:
-            return ConfigurationError(what)
-        return InfrastructureError(what, retry_after=read_retry_after(headers))
-    if status == 413 or (status in (400, 422) and _TOO_LONG.search(text)):
-        return Reply(content="", finish_reason=CONTEXT)
-    if status in (400, 422) and _FILTERED.search(text):
-        return Reply(content="", finish_reason=REFUSED)
-    return ConfigurationError(what)
-
-
-def wants_completion_limit(error: AgentTuningError) -> bool:
-    """Whether a refusal says that the token limit must be named `max_completion_tokens`."""
-    return "max_tokens" in str(error) and bool(_OTHER_LIMIT_NAME.search(str(error)))
-
-
-def read_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that `retry-after-ms` or `Retry-After` (seconds or an HTTP date) asks to wait."""
-    try:
-        if (milliseconds := headers.get("retry-after-ms")) is not None:
-            return max(0.0, float(milliseconds) / 1000)
-        if (value := headers.get("Retry-After")) is None:
-            return None
-        if re.fullmatch(r"\s*\d+(\.\d+)?\s*", value):
-            return float(value)
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
 
 
 def retry_wait(failures: int, retry_after: float | None, spread: float) -> float:
@@ -162,19 +80,3 @@ def _message(turn: Turn) -> dict[str, Any]:
     if turn.name is not None:
         message["name"] = turn.name
     return message
-
-
-def _text(content: Any) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    return "".join(part["text"] for part in content if part.get("type") == "text")
-
-
-def _tool_call(call: Any) -> ToolCall:
-    return ToolCall(id=call["id"], name=call["function"]["name"], arguments=call["function"]["arguments"])
-
-
-def _count(value: Any) -> int | None:
-    return int(value) if value is not None else None

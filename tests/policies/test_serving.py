@@ -10,7 +10,8 @@ import pytest
 from agenttuning import machine
 from agenttuning.errors import ConfigurationError
 from agenttuning.policies import serving as module
-from agenttuning.policies.endpoint import EndpointPolicy, check_endpoint, list_models
+from agenttuning.policies.connection import list_models
+from agenttuning.policies.endpoint import EndpointPolicy, check_endpoint
 from agenttuning.policies.serving import served
 from agenttuning.recipe import PolicySpec, Serving
 from agenttuning.trajectory import Turn

@@ -1,0 +1,154 @@
+"""What the processes of one run share about an endpoint: the budget, and signs that it is asked too much.
+
+`Sharing` is the shared state; `shared_limits` keeps one in a Ray actor for the length of a run. Each process sends an
+`Ask` about once a second, and sooner when its lease is used up, and gets a `Share`: a lease for many requests, what the
+others saw, and for how long the endpoint asked all to wait. So the actor sees a few calls per second and process,
+whatever the number of requests. A process that is alone keeps a `Sharing` of its own (`local_link`).
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from agenttuning.policies.allowance import HOLD_S
+from agenttuning.policies.budget import ACTIVE_S, Account, Amount, Budget, Lease, Limits, Reading
+from agenttuning.recipe import PolicySpec
+
+
+class Seen(NamedTuple):
+    """Requests that came to an end."""
+
+    ended: int = 0
+    strained: int = 0
+    """Of them, those that were refused as too many, or timed out."""
+    answered: int = 0
+    """Of them, those that got a usable answer."""
+
+
+class Ask(NamedTuple):
+    """What a process reports and wants."""
+
+    client: str
+    account: Account
+    returned: dict[int, tuple[int, int]]
+    """By lease: requests and tokens that were not used."""
+    least: Amount | None = None
+    most: Amount | None = None
+    seen: Seen = Seen()
+    """Since the last report."""
+    pause_s: float = 0.0
+    """For how long the endpoint asked this process to wait still; what others told is not told again."""
+    limit: int = 0
+    """Requests that this process may have in flight."""
+
+
+class Share(NamedTuple):
+    """What a process gets."""
+
+    lease: Lease
+    clients: int
+    """Processes that were heard of lately."""
+    seen: Seen
+    """By the others, since this process's last report."""
+    pause_s: float
+
+
+Link = Callable[[Ask], Awaitable[Share]]
+"""How a process reaches the shared state."""
+
+
+class Sharing:
+    """The shared state of a run. Its clock is the caller's."""
+
+    def __init__(self, limits: Limits, spent: float = 0.0, hold_s: float = 0.0) -> None:
+        self._budget = Budget(limits, spent, hold_s)
+        self._seen = Seen()
+        self._told: dict[str, Seen] = {}
+        self._limits: dict[str, tuple[float, int]] = {}
+        self._paused_until = float("-inf")
+
+    def exchange(self, now: float, ask: Ask) -> Share:
+        """Take one report in and answer it."""
+        told = self._told.get(ask.client, self._seen)
+        others = Seen(*(total - before for total, before in zip(self._seen, told, strict=True)))
+        self._seen = Seen(*(before + more for before, more in zip(self._seen, ask.seen, strict=True)))
+        self._told[ask.client] = self._seen
+        self._limits[ask.client] = (now, ask.limit)
+        self._paused_until = max(self._paused_until, now + ask.pause_s)
+        lease = self._budget.exchange(now, ask.client, ask.account, ask.returned, ask.least, ask.most)
+        pause = max(0.0, self._paused_until - now)
+        return Share(lease, self._budget.active(now), others, pause)
+
+    def concurrency(self, now: float) -> int:
+        """Return how many requests the processes that were heard of lately may have in flight together."""
+        return sum(limit for at, limit in self._limits.values() if now - at <= ACTIVE_S)
+
+    def read(self, now: float) -> Reading:
+        """Return what is spent and reserved."""
+        return self._budget.read(now)
+
+
+def limits_of(spec: PolicySpec) -> Limits:
+    """Return the limits that a recipe sets."""
+    return Limits(**spec.budget.model_dump())
+
+
+def local_link(sharing: Sharing) -> Link:
+    """Return the link of a process that is alone."""
+
+    async def exchange(ask: Ask) -> Share:
+        return sharing.exchange(time.monotonic(), ask)
+
+    return exchange
+
+
+def actor_link(actor: Any) -> Link:
+    """Return the link to the actor of `shared_limits`."""
+
+    async def exchange(ask: Ask) -> Share:
+        share: Share = await actor.exchange.remote(ask)
+        return share
+
+    return exchange
+
+
+class _SharingActor:
+    """The Ray actor around a `Sharing`."""
+
+    def __init__(self, limits: Limits, spent: float) -> None:
+        self._sharing = Sharing(limits, spent, hold_s=HOLD_S)
+
+    def exchange(self, ask: Ask) -> Share:
+        return self._sharing.exchange(time.monotonic(), ask)
+
+    def concurrency(self) -> int:
+        return self._sharing.concurrency(time.monotonic())
+
+    def read(self) -> Reading:
+        return self._sharing.read(time.monotonic())
+
+
+@contextmanager
+def shared_limits(spec: PolicySpec, run: str, spent: float = 0.0) -> Iterator[Any]:
+    """Keep a run's shared state in a Ray actor, for `EndpointPolicy.from_spec(..., shared=...)` in any process.
+
+    It lives on the node of the caller, which is the one that outlives the others, and ends with the block or with its
+    driver. `ray.get(actor.read.remote())` is a `Reading`; store its `spent + held` and give that as `spent` when the
+    run continues. `actor.concurrency` tells how many requests may be in flight, such as `auto` has found.
+
+    Args:
+        spec: the policy whose budget it keeps.
+        run: the run's id; part of the actor's name.
+        spent: money that earlier starts of the run have spent.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    kind = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(_SharingActor)
+    actor = kind.options(name=f"agenttuning-limits-{run}").remote(limits_of(spec), spent)
+    try:
+        yield actor
+    finally:
+        ray.kill(actor)
