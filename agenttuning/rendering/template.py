@@ -1,9 +1,10 @@
 """Any other chat template, proven item by item: the template itself writes the text, and its prefixes show the spans.
 
 For every assistant turn the text of what came before with the generation prompt must be a prefix of the text up to
-that turn, and that a prefix of the whole. Then the difference is exactly what the model generates. What a template
-rewrites or leaves out (thoughts stripped from earlier turns, tool calls it does not know) breaks a prefix or misses
-in the text, and the item is refused.
+that turn's end token, and that a prefix of the whole. Then the difference is exactly what the model generates. What a
+template rewrites or leaves out (thoughts stripped from earlier turns, tool calls it does not know) breaks a prefix or
+misses in the text, and the item is refused. What it writes behind the end token of a conversation's last turn (Phi-3 a
+token of its own, the first Llama-3 templates a generation prompt that nobody asked for) is there once and not trained.
 
 Control tokens inside contents are swapped for placeholders before the template sees them and put back afterwards as
 plain text.
@@ -59,22 +60,20 @@ class Template:
             if turn.role != "assistant":
                 continue
             before, after = text(number, True), text(number + 1, False)
-            if not (after.startswith(before) and whole.startswith(after)):
+            spoken, end, _ = after.removeprefix(before).rpartition(self.end)
+            if not end:
+                raise DataError(f"turn {number}: the chat template does not end this turn with {self.end!r}")
+            if not (after.startswith(before) and whole.startswith(before + spoken + end)):
                 raise DataError(
                     f"turn {number}: the chat template writes this turn differently once more turns follow, so what "
                     "was generated and what is trained would differ; use a model whose template keeps earlier turns"
                 )
-            span = whole[len(before) : len(after)]
-            spoken, end, rest = span.rpartition(self.end)
-            if not end:
-                raise DataError(f"turn {number}: the chat template does not end this turn with {self.end!r}")
             trained = bool(turn.loss)
             out += _split(whole[done : len(before)], specials, trained=False)
             said = list(_split(spoken, specials, trained)) or [Piece("")]
             out.append(Piece(said[0].text, said[0].control, trained, cut=True))
             out += [*said[1:], Piece(end, control=True, trained=trained)]
-            out += _split(rest, specials, trained=False)
-            done = len(after)
+            done = len(before + spoken + end)
         out += _split(whole[done:], specials, trained=False)
         return out
 

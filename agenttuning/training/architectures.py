@@ -83,10 +83,26 @@ class Shape:
         """Parameters that every token is multiplied with: all but the input's embedding."""
         return self.layers * self.layer_parameters + self.vocab * self.hidden
 
-    def adapter_parameters(self, rank: int) -> int:
-        """Return the parameters of low-rank adapters on all linear layers of the blocks."""
-        attention = 2 * (self.hidden + self.query) + 2 * (self.hidden + self.key_value)
-        return self.layers * rank * (attention + 3 * (self.hidden + self.inner))
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of a block's linear layers by name."""
+        return {
+            "q_proj": (self.hidden, self.query),
+            "k_proj": (self.hidden, self.key_value),
+            "v_proj": (self.hidden, self.key_value),
+            "o_proj": (self.query, self.hidden),
+            "gate_proj": (self.hidden, self.inner),
+            "up_proj": (self.hidden, self.inner),
+            "down_proj": (self.inner, self.hidden),
+        }
+
+    def adapted(self, targets: tuple[str, ...] | None) -> list[tuple[int, int]]:
+        """Return inputs and outputs of the linear layers of a block that get low-rank adapters; None is all."""
+        return [size for name, size in self.linears.items() if targets is None or name.endswith(targets)]
+
+    def adapter_parameters(self, rank: int, targets: tuple[str, ...] | None = None) -> int:
+        """Return the parameters of low-rank adapters on the linear layers of the blocks, or on those named."""
+        return self.layers * rank * sum(sum(size) for size in self.adapted(targets))
 
     def saved_bytes(self, element: int) -> int:
         """Return the bytes per token that autograd keeps of one block without checkpointing.

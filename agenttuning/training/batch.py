@@ -50,7 +50,19 @@ class Items:
                 f"items of {name}: ids and mask differ in length; delete the table and run `agenttuning mix`"
             )
         columns = [table.column(name).to_numpy() for name in ("tokens", "supervised", "place", "shared")]
-        self.counts = ItemCounts.of(columns[0], columns[1], PrefixIndex(columns[2], columns[3]))
+        self._table = table
+        self._prefixes = PrefixIndex(columns[2], columns[3])
+        self.counts = ItemCounts.of(columns[0], columns[1], self._prefixes)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def take(self, chosen: npt.NDArray[np.int64]) -> "Items":
+        """Return some of the items, each once, in the order given."""
+        table = self._table.take(chosen)
+        for name, column in zip(("place", "shared"), self._prefixes.of_chosen(chosen), strict=True):
+            table = table.set_column(table.column_names.index(name), name, pa.array(column, pa.int32()))
+        return Items(self.name, table)
 
     def __getitem__(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Return token ids and mask of an item."""

@@ -1,6 +1,7 @@
 """The model card: what the tuned model is, what it was trained on, with which numbers and recipe."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ from agenttuning.recipe import Recipe, Source, dump_recipe
 from agenttuning.training.summary import TrainSummary
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+SourceTerms = Mapping[str, Mapping[str, Mapping[str, int]]]
+"""By source of the mixture: its items by `licence`, and by `teacher_terms`."""
 _KINDS = {"trajectories": "this run's own trajectories", "self": "the base model's own answers to bundled instructions"}
 
 
-def model_card(recipe: Recipe, base: Path, summary: TrainSummary | None, info: dict[str, Any]) -> str:
+def model_card(
+    recipe: Recipe, base: Path, summary: TrainSummary | None, info: dict[str, Any], terms: SourceTerms
+) -> str:
     """Return README.md.
 
     Args:
@@ -22,6 +27,7 @@ def model_card(recipe: Recipe, base: Path, summary: TrainSummary | None, info: d
         base: the base model's directory.
         summary: of the training; None where it has not finished.
         info: what `export_model` returned.
+        terms: licences and teacher's terms of the mixture's items; empty where the mixture is not stored.
     """
     name = _base_name(recipe)
     front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
@@ -39,7 +45,7 @@ def model_card(recipe: Recipe, base: Path, summary: TrainSummary | None, info: d
         f"A model of {info['parameters']:,} parameters in {info['dtype']}, made with AgentTuning: full fine-tuning of "
         f"`{name or recipe.model.path}` on a mixture of agent trajectories and general conversations. It is prompted "
         "with the base model's own chat template and ends its turns with the same token.",
-        "## Mixture\n\n" + _mixture(recipe, summary),
+        "## Mixture\n\n" + _mixture(recipe, summary) + _terms(terms),
         "## Training\n\n" + _training(summary, info),
         "## Use\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'model = AutoModelForCausalLM.from_pretrained(".")\ntokenizer = AutoTokenizer.from_pretrained(".")\n```\n\n'
@@ -79,6 +85,21 @@ def _mixture(recipe: Recipe, summary: TrainSummary | None) -> str:
             realised = (f"{summary.items[name]:,}", f"{share:.3f}", f"{epochs:.2f}")
         lines.append(f"| {name} | {_origin(source)} | {source.weight / total:.3f} | {' | '.join(realised)} |")
     return "\n".join(lines)
+
+
+def _terms(terms: SourceTerms) -> str:
+    """Return what the training text may be used for, with the number of items; nothing where nothing is known."""
+    if not terms:
+        return ""
+    lines = ["| source | licence (items) | teacher's terms (items) |", "|---|---|---|"]
+    for name, counts in terms.items():
+        told = (_counted(counts.get(key, {})) for key in ("licence", "teacher_terms"))
+        lines.append(f"| {name} | {' | '.join(told)} |")
+    return "\n\nWhat the text may be used for, as its sources state it:\n\n" + "\n".join(lines)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return "; ".join(f"{text.replace('|', '/')} ({count:,})" for text, count in counts.items())
 
 
 def _origin(source: Source) -> str:

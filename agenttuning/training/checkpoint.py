@@ -119,10 +119,15 @@ def checkpoint_ranks(store: Store) -> int | None:
     return None if name is None else int(store.read_json(f"{name}/{COMPLETE}")["world_size"])
 
 
+def checkpoint_names(store: Store) -> list[str]:
+    """Return the names in the store of all complete checkpoints, oldest first."""
+    found = store.list(prefix=f"{DIRECTORY}/", suffix=f"/{COMPLETE}")
+    return sorted(name.rpartition("/")[0] for name in found)
+
+
 def latest_checkpoint(store: Store) -> str | None:
     """Return the newest complete checkpoint's name in the store, or None."""
-    found = [n for n in store.list(prefix=f"{DIRECTORY}/", suffix=f"/{COMPLETE}")]
-    return max(found).rpartition("/")[0] if found else None
+    return next(reversed(checkpoint_names(store)), None)
 
 
 def checkpoint_name(step: int) -> str:
@@ -145,9 +150,7 @@ def fetched_checkpoint(store: Store, name: str, rank: int | None = None) -> Iter
         for file in store.list(prefix=f"{name}/"):
             inside = file.removeprefix(f"{name}/")
             if rank is None or _is_read_by(inside, rank):
-                target = Path(scratch) / inside
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(store.read(file))
+                store.fetch(file, Path(scratch) / inside)
         yield Path(scratch)
 
 

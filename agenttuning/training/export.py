@@ -7,7 +7,6 @@ weight is compared by name and shape with the base model's before the directory 
 
 import json
 import shutil
-import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +16,11 @@ from typing import Any
 from agenttuning.errors import DataError, StorageError
 from agenttuning.recipe import Lora, Recipe, dump_recipe
 from agenttuning.storage import Store
-from agenttuning.training.card import model_card
+from agenttuning.training.card import SourceTerms, model_card
 from agenttuning.training.checkpoint import COMPLETE, latest_checkpoint
+from agenttuning.training.master_weights import read_header
 from agenttuning.training.summary import read_summary
-from agenttuning.training.weights import WEIGHTS, exported_dtype, upload_files, write_checkpoint_weights
+from agenttuning.training.weights import SHARD_BYTES, WEIGHTS, exported_dtype, upload_files, write_checkpoint_weights
 
 COPIED = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "LICENSE*", "NOTICE*")
 """What the tuned model takes over from the base model's directory."""
@@ -28,7 +28,9 @@ COPIED = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "LICENSE*", "NO
 _NOT_COPIED = ("*.safetensors.index.json", "*.bin.index.json", "adapter_*")
 
 
-def export_run(recipe: Recipe, base: Path, training: Store, model: Store) -> dict[str, Any]:
+def export_run(
+    recipe: Recipe, base: Path, training: Store, model: Store, terms: SourceTerms | None = None
+) -> dict[str, Any]:
     """Export a run's tuned model with its model card and recipe.
 
     Args:
@@ -36,6 +38,7 @@ def export_run(recipe: Recipe, base: Path, training: Store, model: Store) -> dic
         base: the base model's directory.
         training: store of the training stage.
         model: where the model goes.
+        terms: licences and teacher's terms of the mixture's items, for the model card.
 
     Returns:
         `source` of the weights, `step`, `parameters`, `bytes` and `dtype`.
@@ -47,14 +50,21 @@ def export_run(recipe: Recipe, base: Path, training: Store, model: Store) -> dic
     summary = read_summary(training)
     info = export_model(base, training, model, recipe.training.lora, recipe.model.trust_remote_code)
     model.write("recipe.yaml", dump_recipe(recipe).encode())
-    model.write("README.md", model_card(recipe, base, summary, info).encode())
+    model.write("README.md", model_card(recipe, base, summary, info, terms or {}).encode())
     return info
 
 
 def export_model(
-    base: Path, training: Store, model: Store, lora: Lora | None = None, trust_remote_code: bool = False
+    base: Path,
+    training: Store,
+    model: Store,
+    lora: Lora | None = None,
+    trust_remote_code: bool = False,
+    shard_bytes: int = SHARD_BYTES,
 ) -> dict[str, Any]:
     """Write weights, config and tokenizer; the parts of `export_run` that a model needs to load.
+
+    From a checkpoint weights go one by one from file to file. Those of a finished training are there already.
 
     Raises:
         DataError: there is nothing to export, or the weights are not those of this base model.
@@ -71,7 +81,7 @@ def export_model(
         else:
             about = training.read_json(f"{name}/{COMPLETE}")
             dtype = exported_dtype(base, about["identity"]["dtype"])
-            write_checkpoint_weights(training, name, dtype, Store(str(directory)), base, lora)
+            write_checkpoint_weights(training, name, dtype, Store(str(directory)), base, lora, shard_bytes)
             step = about["step"]
         tensors = _tensors(directory)
         _check_tensors(tensors, _tensors(base), training)
@@ -148,11 +158,7 @@ def _tensors(directory: Path) -> dict[str, dict[str, Any]]:
     """Return dtype, shape and place of every tensor from the headers of a directory's safetensors."""
     found: dict[str, dict[str, Any]] = {}
     for file in sorted(directory.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            (size,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(size))
-        header.pop("__metadata__", None)
-        found |= header
+        found |= read_header(file)[0]
     return found
 
 

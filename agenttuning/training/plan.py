@@ -87,10 +87,8 @@ class Plan:
 
     def rows(self, number: int) -> list[Row]:
         """Return the packed rows of step `number`, the same for every world size."""
-        parts = row_parts(self.draw.step(number), self.items, self.row_tokens, self.share_prefixes)
-        sizes = [sum(segment.tokens for segment in part) for part in parts]
-        packed = pack(sizes, self.row_tokens, seed_of(f"{self.seed}/rows/{number}"))
-        return [joined([parts[i] for i in row]) for row in packed]
+        seed = seed_of(f"{self.seed}/rows/{number}")
+        return packed_rows(self.draw.step(number), self.items, self.row_tokens, self.share_prefixes, seed)
 
     def step(self, number: int) -> StepPlan:
         """Return step `number`, from 0.
@@ -145,6 +143,15 @@ class Plan:
                 "epochs": epochs[name],
             }
         return out
+
+
+def packed_rows(
+    drawn: list[tuple[str, int]], items: dict[str, ItemCounts], row_tokens: int, share_prefixes: bool, seed: int
+) -> list[Row]:
+    """Pack drawn items, pairs of source and number, into rows."""
+    parts = row_parts(drawn, items, row_tokens, share_prefixes)
+    sizes = [sum(segment.tokens for segment in part) for part in parts]
+    return [joined([parts[i] for i in row]) for row in pack(sizes, row_tokens, seed)]
 
 
 def make_plan(

@@ -109,6 +109,16 @@ class PrefixIndex:
         cuts = np.minimum(cuts, tokens[order])
         return order, np.maximum(cuts - 1, 0) // GRAIN * GRAIN
 
+    def of_chosen(self, chosen: Ints) -> tuple[Ints, Ints]:
+        """Return the places of some of the items, each once, among each other, and what they share; as `sort_items`."""
+        order = np.argsort(self.place[chosen], kind="stable")
+        places = self.place[chosen[order]]
+        place = np.empty(order.size, np.int64)
+        place[order] = np.arange(order.size)
+        shared = np.zeros(order.size, np.int64)
+        shared[order[1:]] = self._between(places[:-1] + 1, places[1:])
+        return place, shared
+
     def _between(self, first: Ints, last: Ints) -> Ints:
         """Return the least shared tokens over places first..last; of an item and itself: all, which ends in its own."""
         same = last < first

@@ -24,6 +24,7 @@ from agenttuning.training.batch import load_items
 from agenttuning.training.loop import TrainConfig, Wish, train
 from agenttuning.training.plan import Plan, make_plan
 from agenttuning.training.summary import TrainSummary, read_summary
+from agenttuning.training.validation import Validation, split_items
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 300.0
@@ -37,6 +38,7 @@ def run_training(
     output: Store,
     on_step: Callable[[dict[str, Any]], None] | None = None,
     on_note: Callable[[str], None] = say,
+    on_validation: Callable[[dict[str, Any]], None] = lambda metrics: None,
 ) -> TrainSummary:
     """Train on the cluster this process is connected to, from the newest checkpoint where there is one.
 
@@ -47,6 +49,7 @@ def run_training(
         output: store of the training stage.
         on_step: called here, in this thread, with the metrics of every step. Steps come again after a restart.
         on_note: called here with what was chosen, cut or continued, one line each.
+        on_validation: called here with `step`, `loss` and `loss/<source>` of held-out items, where the recipe has any.
 
     Returns:
         What training amounted to.
@@ -61,6 +64,7 @@ def run_training(
     _check_cluster(recipe, on_note)
     mailbox = ray.remote(num_cpus=0)(Mailbox).options(label_selector=_this_node()).remote()
     work = functools.partial(_work, recipe.model_dump(mode="json"), str(model_dir), items, output, mailbox)
+    validation = Validation(recipe, model_dir, items, output, on_validation, on_note)
     failure: list[BaseException] = []
 
     def fit() -> None:
@@ -75,7 +79,8 @@ def run_training(
     try:
         while thread.is_alive():
             thread.join(POLL_SECONDS)
-            _deliver(mailbox, on_step, on_note)
+            if _deliver(mailbox, on_step, on_note):
+                validation.look()
     except KeyboardInterrupt:
         on_note("training: stopping; the checkpoint of this step is being written")
         ray.get(mailbox.stop.remote())
@@ -94,6 +99,7 @@ def run_training(
             f"{output.uri}: the workers finished, but this machine does not see what they wrote; set run.root to a "
             "directory that all nodes share, or to an object store"
         )
+    validation.finish()
     # A plan's first steps are the same however many follow: this is what was really drawn.
     done = recipe.training.model_copy(update={"steps": summary.steps})
     drawn, _ = _plan(recipe.model_copy(update={"training": done}), items, recipe.training.workers)
@@ -180,7 +186,7 @@ def _work(recipe_json: dict[str, Any], model_dir: str, items: Store, output: Sto
 
 def _plan(recipe: Recipe, items: Store, world_size: int) -> tuple[Plan, Any]:
     sources = recipe.mixture.sources
-    encoded = load_items(items, list(sources))
+    encoded, _ = split_items(load_items(items, list(sources)), recipe.training, recipe.run.seed)
     counts = {name: source.counts for name, source in encoded.items()}
     weights = {name: source.weight for name, source in sources.items()}
     return make_plan(counts, weights, recipe.training, recipe.run.seed, world_size), encoded
@@ -254,12 +260,15 @@ def _this_node() -> dict[str, str]:
     return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
 
 
-def _deliver(mailbox: Any, on_step: Callable[[dict[str, Any]], None] | None, on_note: Callable[[str], None]) -> None:
-    for event in ray.get(mailbox.take.remote()):
+def _deliver(mailbox: Any, on_step: Callable[[dict[str, Any]], None] | None, on_note: Callable[[str], None]) -> bool:
+    """Hand on what the workers told; return whether they told anything."""
+    events = ray.get(mailbox.take.remote())
+    for event in events:
         if "note" in event:
             on_note(event["note"])
         elif on_step is not None:
             on_step(event["metrics"])
+    return bool(events)
 
 
 def _forget(output: Store) -> None:

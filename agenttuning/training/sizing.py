@@ -1,27 +1,27 @@
-"""What a recipe's training will take: memory per worker, steps, tokens, epochs per source, arithmetic.
+"""What a recipe's training will take: memory per worker, time on a named GPU, steps, tokens and epochs per source.
 
-Arithmetic on the model's shape, no measurement: bf16 training with AdamW and fp32 master weights as DeepSpeed's ZeRO
-holds them with its default buckets, packed rows one per micro-step, attention that keeps no score matrix. Item counts
-and lengths are estimates until the items exist, and then say `at most` or `at least`.
+Arithmetic on the model's shape, no measurement. The memory is that of `agenttuning.training.memory`; the speed is the
+GPU's peak times an assumed share, which is printed with it. Item counts and lengths are estimates until the items
+exist, and then say `at most` or `at least`. A recipe that cannot fit is refused with the changes that would make it.
 """
 
 import math
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import dataclass, replace
 from typing import Any
 
+from agenttuning.errors import ConfigurationError
 from agenttuning.recipe import Recipe, Training
-from agenttuning.training.architectures import Shape, shape_of
+from agenttuning.training.architectures import shape_of
+from agenttuning.training.gpus import DEFAULT, Gpu, computed_dtype, find_gpu
+from agenttuning.training.memory import GIB, host_bytes, memory_per_worker, trained_parameters
+from agenttuning.training.remedies import find_remedies
 
-GIB = 2**30
 PAPER_ITEMS = {"agent": 1866, "gpt4": 3670, "gpt35": 57096}
 """Items of the paper's sources: AgentInstruct, and ShareGPT conversations with GPT-4 and GPT-3.5."""
 ASSUMED_FILL = 0.95
 """Share of a row that packing fills at 64 items a step."""
-ASSUMED_TFLOPS = 400.0
-"""Model TFLOP/s of one GPU for the time: about 40 % of an H100's bf16 peak."""
-LIVE_PARAMETERS, PREFETCHED, BUCKET, SUB_GROUP = 10**9, 5 * 10**7, 5 * 10**8, 10**9
-"""DeepSpeed's defaults, in elements: stage3_max_live_parameters, prefetch and reduce buckets, sub_group_size."""
+ASSUMED_MFU = 0.4
+"""Share of the GPU's peak at which training is assumed to compute, what it computes twice included."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,24 @@ class SourceSizing:
 
 @dataclass(frozen=True)
 class Sizing:
-    """What training takes. `memory` is in GiB per worker, by part; `host` in GiB of host memory per worker."""
+    """What training takes.
+
+    Attributes:
+        gpu: what it is counted for; None on a CPU.
+        memory: GiB per worker, by part.
+        host: GiB of host memory per worker.
+        remedies: changes with which a worker would fit, where it does not.
+        flops: of the model, counting nothing twice.
+        tokens_per_second: of all workers; None on a CPU.
+        hours: of all steps; None on a CPU.
+    """
 
     model: str
     parameters: int
+    trained: int
     workers: int
-    device: str
-    capacity: float | None
+    dtype: str
+    gpu: Gpu | None
     memory: dict[str, float]
     host: float
     remedies: tuple[str, ...]
@@ -63,7 +74,8 @@ class Sizing:
     micro_steps: int
     sources: dict[str, SourceSizing]
     flops: float
-    gpu_hours: float | None
+    tokens_per_second: float | None
+    hours: float | None
     notes: tuple[str, ...]
 
     @property
@@ -73,29 +85,36 @@ class Sizing:
 
     @property
     def fits(self) -> bool | None:
-        """Whether a worker fits its device; None where the device's memory is not known."""
-        return None if self.capacity is None else self.total <= self.capacity
+        """Whether a worker fits its GPU; None on a CPU."""
+        return None if self.gpu is None else self.total <= self.gpu.gib
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Hours of all GPUs together."""
+        return None if self.hours is None else self.hours * self.workers
 
 
 def size_recipe(
     recipe: Recipe,
     model_config: dict[str, Any],
     item_stats: dict[str, dict[str, float]] | None = None,
-    gpu_gib: float = 80.0,
+    gpu: Gpu | None = None,
 ) -> Sizing:
     """Size a recipe.
 
     Args:
-        recipe: reads model, mixture and training.
+        recipe: reads model, mixture, training and, where training names no GPU, serving.
         model_config: the model's `config.json`.
         item_stats: for each source `items` (count) and `mean_tokens`, as far as known. Sources named as the paper's
             have the paper's counts.
-        gpu_gib: memory of one GPU.
+        gpu: what the workers have; None: the one that the recipe names, else `gpus.DEFAULT`.
 
     Raises:
-        ConfigurationError: the model is not a decoder in the Llama form.
+        ConfigurationError: the model is not a decoder in the Llama form, or the GPU is not known.
     """
     shape, training, stats = shape_of(model_config), recipe.training, item_stats or {}
+    named = training.accelerator_type or recipe.serving.accelerator_type
+    device = (gpu or find_gpu(named or DEFAULT)) if training.use_gpu else None
     drawn = training.steps * training.items_per_step
     weights = {name: source.weight for name, source in recipe.mixture.sources.items()}
     sources: dict[str, SourceSizing] = {}
@@ -108,75 +127,73 @@ def size_recipe(
         attended += drawn * share * mean**2
     filled = math.ceil(tokens / training.steps / (training.row_tokens * ASSUMED_FILL))
     rows = max(1, min(filled, training.items_per_step))
-    capacity = gpu_gib if training.use_gpu else None
-    memory = memory_per_worker(shape, training)
-    flops = 6.0 * shape.multiplied * tokens + 6.0 * shape.layers * shape.query * attended
+    micro_steps = -(-rows // training.workers)
+    dtype = computed_dtype(training, device)
+    memory = memory_per_worker(shape, training, dtype, recipe.mixture.max_length)
+    attention = 6.0 * shape.layers * shape.query * attended
+    flops = 6.0 * shape.multiplied * tokens + attention
+    hours = None
+    if device is not None:
+        # Every worker takes its micro-steps, also with rows that are not there.
+        share_of_rows = micro_steps * training.workers / rows
+        executed = _passes(training) * shape.multiplied * tokens + attention * (
+            4 / 3 if training.activation_checkpointing else 1
+        )
+        speed = training.workers * device.tflops(dtype) * 1e12 * ASSUMED_MFU
+        hours = executed * share_of_rows / speed / 3600
     known = all("mean_tokens" in stats.get(name, {}) for name in weights)
-    return Sizing(
+    sizing = Sizing(
         model=recipe.model.path,
         parameters=shape.parameters,
+        trained=trained_parameters(shape, training),
         workers=training.workers,
-        device=f"GPU of {gpu_gib:g} GiB" if training.use_gpu else "CPU worker",
-        capacity=capacity,
+        dtype=dtype,
+        gpu=device,
         memory=memory,
-        host=_host(shape, training),
-        remedies=_remedies(shape, training, gpu_gib) if capacity and sum(memory.values()) > capacity else (),
+        host=host_bytes(shape, training) / GIB,
+        remedies=(),
         steps=training.steps,
         items=drawn,
         tokens=round(tokens),
         tokens_bound="" if known else "at most",
         rows_per_step=rows,
-        micro_steps=-(-rows // training.workers),
+        micro_steps=micro_steps,
         sources=sources,
         flops=flops,
-        gpu_hours=flops / ASSUMED_TFLOPS / 1e12 / 3600 if training.use_gpu else None,
-        notes=_notes(recipe, rows, known, stats),
+        tokens_per_second=tokens / hours / 3600 if hours else None,
+        hours=hours,
+        notes=_notes(recipe, rows, known, stats, device, named or gpu),
     )
+    return replace(sizing, remedies=find_remedies(shape, recipe, device)) if device and not sizing.fits else sizing
 
 
-def memory_per_worker(shape: Shape, training: Training) -> dict[str, float]:
-    """Return GiB by part for one worker."""
-    count, stage, world = shape.parameters, training.zero_stage, training.workers
-    trained = _trained(shape, training)
-    element = 4 if training.dtype == "float32" else 2
-    states = 12 if element == 2 else 8
-    weights = element * count / (world if stage == 3 else 1)
-    gradients = element * trained / (world if stage >= 2 else 1)
-    optimizer = states * trained / (world if stage >= 1 else 1)
-    if element == 2:
-        optimizer += 4 * min(trained / (world if stage >= 1 else 1), SUB_GROUP)
-    if training.offload_optimizer:
-        optimizer = 0.0
-    buffers = element * min(count, BUCKET) if stage else 0
-    if stage == 3:
-        buffers += element * (min(count, LIVE_PARAMETERS) + min(count, PREFETCHED))
-    elif stage:
-        buffers += element * min(count, BUCKET)
-    row, block = training.row_tokens, shape.saved_bytes(element)
-    activations = row * shape.layers * block
-    if training.activation_checkpointing:
-        activations = row * (shape.layers * element * shape.hidden + block)
-    logits = min(training.logits_chunk, row) * shape.vocab * (element + 8 if element == 2 else 8)
-    moving = buffers + activations + logits
-    parts = {
-        "parameters": weights,
-        "gradients": gradients,
-        "optimizer states": optimizer,
-        "ZeRO buffers": buffers,
-        "activations": activations,
-        "logits": logits,
-        "fragmentation (10 % of the last three)": 0.1 * moving,
-        "runtime and libraries": (2.0 if training.use_gpu else 1.5) * GIB,
-    }
-    return {name: size / GIB for name, size in parts.items() if size}
+def check_fits(sizing: Sizing) -> None:
+    """Refuse what cannot fit.
+
+    Raises:
+        ConfigurationError: a worker needs more memory than its GPU has; the message says what would fit.
+    """
+    if sizing.gpu is not None and not sizing.fits:
+        raise ConfigurationError(
+            f"training: a worker needs {sizing.total:.1f} GiB, {sizing.gpu.name} has {sizing.gpu.gib:g}. It would fit "
+            f"with {'; or '.join(sizing.remedies)}"
+        )
 
 
 def format_sizing(sizing: Sizing) -> str:
     """Return the sizing as a text table."""
-    lines = [f"{sizing.model}: {sizing.parameters / 1e9:.3g} B parameters on {sizing.workers} x {sizing.device}", ""]
+    device = f"{sizing.gpu.name} of {sizing.gpu.gib:g} GiB" if sizing.gpu else "CPU worker"
+    trained = "" if sizing.trained == sizing.parameters else f", {sizing.trained / 1e9:.3g} B of them trained"
+    if sizing.trained < sizing.parameters / 1000:
+        trained = f", {sizing.trained / 1e6:.3g} M trained"
+    lines = [
+        f"{sizing.model}: {sizing.parameters / 1e9:.3g} B parameters{trained}, in {sizing.dtype} on "
+        f"{sizing.workers} x {device}",
+        "",
+    ]
     lines += [f"  {part:<42}{size:>9.2f} GiB" for part, size in sizing.memory.items()]
     verdict = {True: "fits", False: "DOES NOT FIT", None: ""}[sizing.fits]
-    of = f" of {sizing.capacity:g}: {verdict}" if sizing.capacity else ""
+    of = f" of {sizing.gpu.gib:g}: {verdict}" if sizing.gpu else ""
     lines.append(f"  {'per worker':<42}{sizing.total:>9.2f} GiB{of}")
     if sizing.host:
         lines.append(f"  {'host memory per worker (offload)':<42}{sizing.host:>9.2f} GiB")
@@ -186,8 +203,16 @@ def format_sizing(sizing: Sizing) -> str:
         "",
         f"  {sizing.steps:,} steps, {sizing.items:,} items, {bound}{sizing.tokens / 1e6:,.1f} M tokens; "
         f"{bound}{sizing.rows_per_step} rows a step, {sizing.micro_steps} per worker",
-        f"  {bound}{sizing.flops:.2e} FLOPs"
-        + (f", {sizing.gpu_hours:,.1f} GPU hours at {ASSUMED_TFLOPS:g} TFLOP/s" if sizing.gpu_hours else ""),
+        f"  {bound}{sizing.flops:.2e} FLOPs",
+    ]
+    if sizing.gpu and sizing.hours and sizing.tokens_per_second:
+        peak = sizing.gpu.tflops(sizing.dtype)
+        lines.append(
+            f"  {sizing.tokens_per_second:,.0f} tokens/s, {bound}{sizing.hours:,.1f} hours "
+            f"({sizing.gpu_hours:,.1f} GPU hours), assuming {ASSUMED_MFU:.0%} of the {peak:g} TFLOP/s peak of each "
+            f"{sizing.gpu.name}"
+        )
+    lines += [
         "",
         f"  {'source':<14}{'share':>8}{'drawn':>10}{'items':>12}  epochs",
     ]
@@ -212,46 +237,33 @@ def _source(recipe: Recipe, name: str, share: float, drawn: float, stats: dict[s
     return SourceSizing(share, drawn, items or None, drawn / items if items else None, bound)
 
 
-def _trained(shape: Shape, training: Training) -> int:
-    if training.lora is not None:
-        return shape.adapter_parameters(training.lora.rank)
-    return shape.parameters - (shape.embeddings if training.freeze_embeddings else 0)
+def _passes(training: Training) -> float:
+    """Return the arithmetic per parameter and token: two each for forward, inputs' and weights' gradients."""
+    weights = 0.0 if training.lora is not None else 2.0
+    return 4.0 + weights + (2.0 if training.activation_checkpointing else 0.0)
 
 
-def _host(shape: Shape, training: Training) -> float:
-    """Return GiB of host memory that one worker's offloaded optimizer takes: states, and gradients in fp32."""
-    if not training.offload_optimizer:
-        return 0.0
-    return 16 * _trained(shape, training) / (training.workers if training.zero_stage else 1) / GIB
-
-
-def _remedies(shape: Shape, training: Training, gpu_gib: float) -> tuple[str, ...]:
-    """Return changes with which a worker fits: each set of settings with the fewest workers that it needs."""
-    settings: list[tuple[str, Any]] = [
-        (name, value)
-        for name, value in (("zero_stage", 3), ("activation_checkpointing", True), ("offload_optimizer", True))
-        if getattr(training, name) != value
-    ]
-    said: list[str] = []
-    fewest = 32
-    for count in range(len(settings) + 1):
-        for chosen in combinations(settings, count):
-            for factor in (1, 2, 4, 8, 16):
-                change = {**dict(chosen), **({"workers": training.workers * factor} if factor > 1 else {})}
-                total = sum(memory_per_worker(shape, training.model_copy(update=change)).values())
-                if total <= gpu_gib and factor < fewest:
-                    fewest = factor
-                    said.append(", ".join(f"training.{k}={str(v).lower()}" for k, v in change.items()))
-                    break
-    return tuple(said) or ("no setting of this recipe: take a larger GPU or a smaller model",)
-
-
-def _notes(recipe: Recipe, rows: int, known: bool, stats: dict[str, dict[str, float]]) -> tuple[str, ...]:
+def _notes(
+    recipe: Recipe,
+    rows: int,
+    known: bool,
+    stats: dict[str, dict[str, float]],
+    gpu: Gpu | None,
+    named: Gpu | str | None,
+) -> tuple[str, ...]:
     training, notes = recipe.training, []
+    if gpu is not None and named is None:
+        notes.append(f"training.accelerator_type names no GPU: counted for {gpu.name}")
+    if gpu is not None and gpu.bf16_tflops is None and training.dtype == "bfloat16":
+        notes.append(f"{gpu.name} has no bfloat16: it would be emulated, slower than counted; take training.dtype=auto")
+    if training.offload_optimizer:
+        notes.append(
+            "the update on the host and the way there are not in the hours; they matter most at few rows a step"
+        )
     if not known:
         notes.append(f"item lengths are not known yet: counted as mixture.max_length={recipe.mixture.max_length} each")
-    if named := [n for n, s in recipe.mixture.sources.items() if n in PAPER_ITEMS and s.path and n not in stats]:
-        notes.append(f"items of {', '.join(named)} are the paper's counts; your files may hold others")
+    if papers := [n for n, s in recipe.mixture.sources.items() if n in PAPER_ITEMS and s.path and n not in stats]:
+        notes.append(f"items of {', '.join(papers)} are the paper's counts; your files may hold others")
     if rows < training.workers:
         notes.append(
             f"{rows} rows a step leave {training.workers - rows} of {training.workers} workers with empty rows; "

@@ -1,12 +1,13 @@
 """Weights by name, streamed into safetensors shards: from an engine in training, or from a checkpoint.
 
-Which weight goes into which shard follows from the shapes alone, so tensors are written as they come, and one shard
-is the most that is ever held. The files are those of `save_pretrained`: one `model.safetensors`, or numbered shards
-with an index.
+Which weight goes where in which shard follows from the shapes alone, so a shard's header is written first and every
+weight behind it as it comes: one weight is the most that is ever held. The files are those of `save_pretrained`: one
+`model.safetensors`, or numbered shards with an index.
 """
 
 import json
 import os
+import struct
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,15 +15,13 @@ from typing import Any
 
 import pyarrow.fs as pafs
 import torch
-from safetensors import safe_open
 
 from agenttuning.errors import DataError, StorageError
 from agenttuning.recipe import Lora
 from agenttuning.storage import Store
 from agenttuning.training.checkpoint import COMPLETE, fetched_checkpoint
 from agenttuning.training.lora import BASE, DOWN, UP, merge, merged_shapes
-from agenttuning.training.plain import STATE
-from agenttuning.training.zero import PREFIX, TAG
+from agenttuning.training.master_weights import DTYPES, StoredWeight, read_base_weights, read_master_weights
 
 WEIGHTS = "weights"
 """Directory of a finished training stage."""
@@ -53,14 +52,12 @@ def write_weights(
     shards = _assign(shapes, dtype.itemsize, shard_bytes)
     names = _file_names(len(shards))
     for name, shard in zip(names, shards, strict=True):
-        held = {}
-        for expected in shard:
-            found, tensor = next(weights)
-            assert found == expected, f"weights come as {found}, expected {expected}"
-            if store is not None:
-                held[found] = tensor.to("cpu", dtype, copy=True).contiguous()
-        if store is not None:
-            _write_shard(store, name, held)
+        chosen = _in_order(shard, weights)
+        if store is None:
+            for _ in chosen:
+                pass
+        else:
+            _write_shard(store, name, {w: shapes[w] for w in shard}, chosen, dtype)
     # The generator's last gathering ends only when it is asked once more.
     assert next(weights, None) is None
     if store is not None and len(shards) > 1:
@@ -84,7 +81,13 @@ def exported_dtype(model_dir: Path, trained: str) -> torch.dtype:
 
 
 def write_checkpoint_weights(
-    training: Store, name: str, dtype: torch.dtype, store: Store, base: Path, lora: Lora | None = None
+    training: Store,
+    name: str,
+    dtype: torch.dtype,
+    store: Store,
+    base: Path,
+    lora: Lora | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write the weights that a checkpoint holds, without a process group and without the model.
 
@@ -95,6 +98,7 @@ def write_checkpoint_weights(
         store: where to.
         base: the base model, for weights that were frozen and so are in no checkpoint.
         lora: the recipe's section.
+        shard_bytes: most bytes of one file, unless a single weight is larger.
 
     Raises:
         DataError: the checkpoint lacks a file.
@@ -102,12 +106,16 @@ def write_checkpoint_weights(
     if not training.exists(f"{name}/{COMPLETE}"):
         raise DataError(f"{training.uri}/{name}: no complete checkpoint; run `agenttuning train` first")
     with fetched_checkpoint(training, name) as directory:
-        found = _with_frozen(_checkpoint_weights(directory), base)
-        shapes = {name: torch.Size(_shape(tensor)) for name, tensor in found.items()}
-        weights: Iterator[tuple[str, torch.Tensor]] = ((name, _whole(tensor)) for name, tensor in found.items())
+        found = _with_frozen(read_master_weights(directory), base)
+        shapes = {name: weight.shape for name, weight in found.items()}
+        # Adapters are merged as training computed with them, so that this gives what a finished training wrote.
+        computed = getattr(torch, training.read_json(f"{name}/{COMPLETE}")["identity"]["dtype"])
+        weights: Iterator[tuple[str, torch.Tensor]] = (
+            (name, weight.read().to(computed)) for name, weight in found.items()
+        )
         if lora is not None:
             shapes, weights = merged_shapes(shapes), merge(weights, lora)
-        write_weights(shapes, weights, dtype, store)
+        write_weights(shapes, weights, dtype, store, shard_bytes)
 
 
 def upload_files(directory: Path, store: Store) -> None:
@@ -116,57 +124,25 @@ def upload_files(directory: Path, store: Store) -> None:
     pafs.copy_files(str(directory), base, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=filesystem)
 
 
-def _checkpoint_weights(directory: Path) -> dict[str, Any]:
-    """Return master weights by name, read from disk only when they are used."""
-    if (directory / STATE).is_file():
-        weights: dict[str, Any] = torch.load(directory / STATE, map_location="cpu", weights_only=True, mmap=True)[
-            "weights"
-        ]
-        return weights
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    try:
-        found = get_fp32_state_dict_from_zero_checkpoint(str(directory), tag=TAG, lazy_mode=True)
-    except (OSError, ValueError, FileNotFoundError) as error:
-        raise DataError(f"{directory}: not a whole ZeRO checkpoint ({error}); export from another one") from error
-    unique: dict[str, Any] = {}
-    for name, tensor in found.items():
-        # Tied weights come under each of their names; the first is the one that files carry.
-        if name.startswith(PREFIX) and not any(tensor is other for other in unique.values()):
-            unique[name.removeprefix(PREFIX)] = tensor
-    return unique
-
-
-def _with_frozen(found: dict[str, Any], base: Path) -> dict[str, Any]:
+def _with_frozen(found: dict[str, StoredWeight], base: Path) -> dict[str, StoredWeight]:
     """Return weights and adapters in the base model's order, what a checkpoint lacks from the base model's files."""
-    whole: dict[str, Any] = {}
-    for name, tensor in _files(base).items():
+    whole: dict[str, StoredWeight] = {}
+    for name, weight in read_base_weights(base).items():
         stem = name.removesuffix(".weight")
         if stem + DOWN in found:
-            whole[stem + BASE] = found.pop(stem + BASE, tensor)
+            whole[stem + BASE] = found.pop(stem + BASE, weight)
             whole |= {stem + end: found.pop(stem + end) for end in (DOWN, UP)}
         else:
-            whole[name] = found.pop(name, tensor)
+            whole[name] = found.pop(name, weight)
     return {**whole, **found}
 
 
-def _files(base: Path) -> dict[str, Any]:
-    """Return a model's weights by name, each read when it is used."""
-    found: dict[str, Any] = {}
-    for path in sorted(base.glob("*.safetensors")):
-        file: Any = safe_open(path, framework="pt")
-        found |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    return found
-
-
-def _whole(tensor: Any) -> torch.Tensor:
-    whole: torch.Tensor = tensor.contiguous() if hasattr(tensor, "contiguous") else tensor[:]
-    return whole
-
-
-def _shape(tensor: Any) -> Any:
-    return tensor.shape if hasattr(tensor, "shape") else tensor.get_shape()
+def _in_order(names: list[str], weights: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the next weights, which must have these names."""
+    for expected in names:
+        found, weight = next(weights)
+        assert found == expected, f"weights come as {found}, expected {expected}"
+        yield found, weight
 
 
 def _assign(shapes: Mapping[str, torch.Size], item_bytes: int, shard_bytes: int) -> list[list[str]]:
@@ -188,25 +164,44 @@ def _file_names(count: int) -> list[str]:
     return [f"model-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)]
 
 
-def _write_shard(store: Store, name: str, tensors: dict[str, torch.Tensor]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
+def _write_shard(
+    store: Store,
+    name: str,
+    shapes: Mapping[str, torch.Size],
+    weights: Iterator[tuple[str, torch.Tensor]],
+    dtype: torch.dtype,
+) -> None:
     root = store.local_path()
     try:
         if root is not None:
             root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tmp-", dir=root) as scratch:
-            save_file(tensors, Path(scratch) / name, metadata={"format": "pt"})
+            with (Path(scratch) / name).open("wb") as file:
+                file.write(_header(shapes, dtype))
+                for _, weight in weights:
+                    narrow = weight.detach().to("cpu", dtype).contiguous()
+                    narrow.view(-1).view(torch.uint8).numpy().tofile(file)
+                file.flush()
+                os.fsync(file.fileno())
             if root is None:
                 upload_files(Path(scratch), store)
-                return
-            (Path(scratch) / name).chmod(0o644)
-            with (Path(scratch) / name).open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(Path(scratch) / name, root / name)
-    except (OSError, SafetensorError) as error:
+            else:
+                os.replace(Path(scratch) / name, root / name)
+    except OSError as error:
         raise StorageError(
             f"{store.uri}/{name}: the weights cannot be written ({error}); free space there, then run the same command "
             "again: it continues"
         ) from error
+
+
+def _header(shapes: Mapping[str, torch.Size], dtype: torch.dtype) -> bytes:
+    """Return what stands before the values in a safetensors file: the header's length and the header."""
+    (known,) = [name for name, found in DTYPES.items() if found == dtype]
+    about: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + shape.numel() * dtype.itemsize
+        about[name] = {"dtype": known, "shape": list(shape), "data_offsets": [begin, end]}
+    header = json.dumps(about, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header

@@ -1,3 +1,4 @@
+import copy
 import pickle
 import re
 from collections.abc import Callable, Sequence
@@ -6,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import LLAMA3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -231,6 +233,25 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_item_by_item(renderer
         renderer.render(turns_of("a", "<think>why</think>b", "c", "d"))
 
 
+@pytest.mark.parametrize("tail", ["{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}", "{{ bos_token }}"])
+def test_what_a_template_writes_behind_the_last_turn_is_there_once_and_not_trained(
+    tail: str, tokenizers_by_name: dict[str, Any]
+) -> None:
+    """A generation prompt that nobody asked for, as in the first Llama-3 templates, or one more token, as in Phi-3."""
+    tokenizer = copy.deepcopy(tokenizers_by_name["llama-3"])
+    always, _, prompt = LLAMA3.partition("{% if add_generation_prompt %}")
+    asked = prompt.partition("{% endif %}")[0]
+    tokenizer.chat_template = always + (tail if asked in tail else f"{{% if add_generation_prompt %}}{asked}"
+                                        f"{{% else %}}{tail}{{% endif %}}")  # fmt: skip
+    renderer = renderer_for(tokenizer, "models/x")
+    assert renderer.family.name == "template"
+    turns = turns_of("a", "first", "b", "second", loss=(True, True))
+    theirs = tokenizer.apply_chat_template([{"role": t.role, "content": t.content} for t in turns], return_dict=False)
+    assert renderer.render(turns).ids.tolist() == theirs
+    assert trained_runs(renderer, turns) == ["first<|eot_id|>", "second<|eot_id|>"]
+    assert not renderer.render(turns).mask[-1]
+
+
 @pytest.mark.parametrize("turns", [turns_of("a", "b")[1:], [*turns_of("a"), *turns_of("b")]])
 def test_llama2_refuses_turns_that_do_not_alternate(turns: list[Turn], renderer_of: Get) -> None:
     with pytest.raises(DataError, match="alternate"):
@@ -243,8 +264,6 @@ def test_loss_on_a_turn_that_is_not_the_assistants_is_refused(renderer_of: Get) 
 
 
 def test_templates_that_cannot_be_proven_are_refused(tokenizers_by_name: dict[str, Any]) -> None:
-    import copy
-
     tokenizer = copy.deepcopy(tokenizers_by_name["chatml"])
     tokenizer.chat_template = "{% for m in messages %}### {{ m.role }}: {{ m.content }}\n{% endfor %}"
     with pytest.raises(ConfigurationError, match="learn to stop"):
@@ -256,10 +275,10 @@ def test_templates_that_cannot_be_proven_are_refused(tokenizers_by_name: dict[st
 
 def test_a_renderer_crosses_processes(renderer_of: Get) -> None:
     renderer = renderer_of("chatml")
-    copy = pickle.loads(pickle.dumps(renderer))
-    assert (copy.render(turns_of("a", "b")).ids == renderer.render(turns_of("a", "b")).ids).all()
-    assert copy.fingerprint == renderer.fingerprint
-    assert copy.fingerprint != renderer_of("llama-3").fingerprint
+    again = pickle.loads(pickle.dumps(renderer))
+    assert (again.render(turns_of("a", "b")).ids == renderer.render(turns_of("a", "b")).ids).all()
+    assert again.fingerprint == renderer.fingerprint
+    assert again.fingerprint != renderer_of("llama-3").fingerprint
 
 
 def test_check_counts_equal_and_says_what_it_did_not_check(renderer_of: Get) -> None:
@@ -278,8 +297,6 @@ def test_check_counts_equal_and_says_what_it_did_not_check(renderer_of: Get) -> 
 
 
 def test_check_finds_a_difference(renderer_of: Get, tokenizers_by_name: dict[str, Any]) -> None:
-    import copy
-
     other = copy.deepcopy(tokenizers_by_name["chatml"])
     other.chat_template = other.chat_template.replace("helpful", "hopeful")
     conversation = Conversation(id="x", source="s", turns=tuple(turns_of("a", "b")))

@@ -1,13 +1,26 @@
 import json
+import os
+import resource
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from small_runs import exported_weights, plan_for, run_workers, save_small_model, small_training, write_items
+from small_runs import (
+    VOCABULARY,
+    exported_weights,
+    plan_for,
+    run_workers,
+    save_small_model,
+    small_training,
+    write_items,
+)
 
-from agenttuning.errors import DataError
+from agenttuning.errors import DataError, StorageError
 from agenttuning.recipe import Recipe, load_recipe
 from agenttuning.storage import Store
 from agenttuning.training.batch import Items, load_items
@@ -138,6 +151,73 @@ def test_large_weights_go_into_numbered_shards_with_an_index(tiny_model: Path, t
     (tmp_path / "config.json").write_text((tiny_model / "config.json").read_text())
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(logits(again), logits(model))
+
+
+def deep_model(path: Path, layers: int) -> Path:
+    """A random Llama of layers of 803,328 parameters."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=256, intermediate_size=704, num_hidden_layers=layers, num_attention_heads=4,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize(("stage", "layers", "lora"), [(3, 64, None), (2, 64, None), (3, 24, {"rank": 4, "alpha": 8})])
+def test_export_holds_no_more_than_two_layers_a_tensor_and_a_shard(
+    store: Store, tmp_path: Path, stage: int, layers: int, lora: dict[str, int] | None
+) -> None:
+    """Resident memory, mapped files included: 64 layers are 51 M parameters, 206 MB of master weights."""
+    from transformers import AutoModelForCausalLM
+
+    training = small_training(
+        steps=1, items_per_step=1, checkpoint_every=1, zero_stage=stage, dtype="bfloat16", lora=lora
+    )
+    spec: dict[str, Any] = {"lora": lora, "output": str(tmp_path / "exported"), "shard_bytes": 10_000_000}
+    for name, depth in (("small_", 2), ("", layers)):
+        model = deep_model(tmp_path / f"{name}model", depth)
+        run_workers(model, store, tmp_path / f"{name}training", training, world_size=2)
+        gathered = exported_weights(Store(str(tmp_path / f"{name}training")))
+        (tmp_path / f"{name}training" / "trained.json").unlink()
+        spec |= {f"{name}model": str(model), f"{name}training": str(tmp_path / f"{name}training")}
+    command = [sys.executable, str(Path(__file__).with_name("measure_export.py")), json.dumps(spec)]
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
+    told = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    memory = json.loads(told.splitlines()[-1])
+    layer, largest = 803_328 * 4, 256 * 704 * 4
+    assert memory["peak"] - memory["idle"] < 2 * layer + largest + spec["shard_bytes"]
+    assert len(list((tmp_path / "exported").glob("*.safetensors"))) > layers // 8
+    assert_same_weights(tmp_path / "exported", gathered)
+    AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
+
+
+def test_a_full_disk_is_said_and_leaves_no_part_of_a_file(tmp_path: Path) -> None:
+    weights = {"a": torch.ones(200_000), "b": torch.ones(200_000)}
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(StorageError, match=r"the weights cannot be written .* free space there"):
+            write_weights(shapes, iter(weights.items()), torch.float32, Store(str(tmp_path / "full")))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list((tmp_path / "full").iterdir()) == []
+
+
+def test_a_checkpoint_that_lacks_a_ranks_file_is_refused(store: Store, tmp_path: Path) -> None:
+    model = save_small_model(tmp_path / "model", torch.bfloat16)
+    training = small_training(steps=1, checkpoint_every=1, zero_stage=3, dtype="bfloat16")
+    run_workers(model, store, tmp_path / "training", training, world_size=2)
+    output = Store(str(tmp_path / "training"))
+    output.delete("trained.json")
+    for file in (tmp_path / "training").glob("checkpoints/*/zero/*rank_1_*_optim_states.pt"):
+        file.unlink()
+    with pytest.raises(DataError, match=r"not a whole checkpoint .*2 ranks saved it, files of 1 are here"):
+        export_model(model, output, Store(str(tmp_path / "exported")))
+    assert not (tmp_path / "exported").exists()
 
 
 def test_nothing_trained_is_a_message_with_its_cure(tiny_model: Path, tmp_path: Path) -> None:

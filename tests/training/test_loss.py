@@ -71,7 +71,7 @@ def test_packed_and_unpacked_rows_give_one_loss_and_one_gradient(
     scale = 1 / sum(s.supervised for s in segments)
     packed = trained(PackedCausalLM(causal, chunk), [segments], items, scale)
     alone = trained(PackedCausalLM(causal, 4096), [[s] for s in segments], items, scale)
-    torch.testing.assert_close(packed["losses"], alone["losses"], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(packed["losses"], alone["losses"], rtol=1e-8, atol=1e-8)
     assert packed["total"] == pytest.approx(alone["total"], rel=1e-12)
     assert packed["grads"].keys() == alone["grads"].keys()
     for name, gradient in alone["grads"].items():

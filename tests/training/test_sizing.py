@@ -6,7 +6,9 @@ import pytest
 from agenttuning.errors import ConfigurationError
 from agenttuning.recipe import Recipe, load_recipe
 from agenttuning.training.architectures import known_architecture, known_architectures, shape_of
-from agenttuning.training.sizing import GIB, Sizing, format_sizing, memory_per_worker, size_recipe
+from agenttuning.training.gpus import GPUS, Gpu, find_gpu
+from agenttuning.training.memory import GIB, memory_per_worker
+from agenttuning.training.sizing import ASSUMED_MFU, Sizing, check_fits, format_sizing, size_recipe
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -65,7 +67,7 @@ def test_activation_bytes_equal_what_autograd_keeps(key_value_heads: int) -> Non
 
 
 @pytest.mark.parametrize(("size", "workers"), [("7b", 8), ("13b", 8), ("70b", 32)])
-def test_the_papers_recipes_load_fit_80_gib_and_have_the_papers_epochs(size: str, workers: int) -> None:
+def test_the_papers_recipes_load_fit_80_gb_and_have_the_papers_epochs(size: str, workers: int) -> None:
     sizing = sizing_of(size)
     assert sizing.fits is True
     assert sizing.workers == workers
@@ -85,21 +87,68 @@ def test_arithmetic_of_the_7b_run_is_the_known_estimate() -> None:
     sizing = sizing_of("7b")
     assert sizing.flops == pytest.approx(6 * 6.7e9 * 524e6, rel=0.1)
     assert sizing.gpu_hours == pytest.approx(15, rel=0.1)
+    assert sizing.gpu is find_gpu("H100")
+    assert sizing.tokens_per_second == pytest.approx(8 * 989e12 * ASSUMED_MFU * sizing.tokens / sizing.flops, rel=1e-6)
+    assert sizing.hours == pytest.approx(sizing.tokens / (sizing.tokens_per_second or 0) / 3600, rel=1e-6)
+    text = format_sizing(sizing)
+    assert "assuming 40% of the 989 TFLOP/s peak of each H100" in text
+    assert "names no GPU: counted for H100" in text
 
 
-def test_states_are_sixteen_bytes_a_parameter_divided_by_the_workers() -> None:
+def test_states_are_eighteen_bytes_a_parameter_divided_by_the_workers() -> None:
     shape = shape_of(known_architectures["llama-2-7b-chat-hf"])
     training = load_recipe(CONFIGS / "agentlm-7b.yaml").training
     for workers in (1, 8, 64):
-        memory = memory_per_worker(shape, training.model_copy(update={"workers": workers}))
-        per_worker = shape.parameters / workers
+        update = {"workers": workers}
+        memory = memory_per_worker(shape, training.model_copy(update=update), "bfloat16", 4096)
         states = memory["parameters"] + memory["gradients"] + memory["optimizer states"]
-        assert states * GIB == pytest.approx(16 * per_worker + 4 * min(per_worker, 1e9))
-    whole = memory_per_worker(shape, training.model_copy(update={"workers": 8, "zero_stage": 0}))
-    assert whole["parameters"] * GIB == pytest.approx(2 * shape.parameters)
-    second = memory_per_worker(shape, training.model_copy(update={"workers": 8, "zero_stage": 2}))
+        assert states * GIB == pytest.approx(18 * shape.parameters / workers)
+    update = {"workers": 8, "zero_stage": 2}
+    second = memory_per_worker(shape, training.model_copy(update=update), "bfloat16", 4096)
     assert second["parameters"] * GIB == pytest.approx(2 * shape.parameters)
-    assert second["gradients"] * GIB == pytest.approx(2 * shape.parameters / 8)
+    assert second["optimizer states"] * GIB == pytest.approx(12 * shape.parameters / 8)
+
+
+def test_adapters_and_frozen_embeddings_have_states_alone_for_what_is_trained() -> None:
+    shape = shape_of(known_architectures["llama-2-7b-chat-hf"])
+    some = sizing_of("7b", "training.lora={rank: 8, targets: [q_proj, v_proj]}")
+    assert some.trained == 32 * 8 * 2 * (4096 + 4096) == shape.adapter_parameters(8, ("q_proj", "v_proj"))
+    assert some.memory["optimizer states"] * GIB == pytest.approx(12 * some.trained / 8)
+    assert some.memory["parameters"] * GIB == pytest.approx(2 * (shape.parameters + some.trained) / 8)
+    assert "4.19 M trained" in format_sizing(some)
+    assert (some.hours or 0) < 0.7 * (sizing_of("7b").hours or 0), "no gradients of frozen weights"
+    frozen = sizing_of("7b", "training.freeze_embeddings=true")
+    assert frozen.trained == shape.parameters - 2 * 32000 * 4096
+    assert "of them trained" in format_sizing(frozen)
+
+
+@pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)
+def test_every_gpu_is_counted_by_name(gpu: Gpu) -> None:
+    sizing = sizing_of("7b", f"training.accelerator_type={gpu.name}", "training.dtype=auto")
+    assert sizing.gpu is gpu
+    assert sizing.dtype == ("float32" if gpu.bf16_tflops is None else "bfloat16")
+    assert sizing.fits is (sizing.total <= gpu.gib)
+    assert f"8 x {gpu.name} of {gpu.gib:g} GiB" in format_sizing(sizing)
+
+
+def test_the_gpu_that_serves_is_the_one_that_trains_where_training_names_none() -> None:
+    assert sizing_of("7b", "serving.accelerator_type=L40S").gpu is find_gpu("L40S")
+    both = sizing_of("7b", "serving.accelerator_type=L40S", "training.accelerator_type=H200")
+    assert both.gpu is find_gpu("h200")
+    assert find_gpu("A100").name == "A100-40G"
+    with pytest.raises(ConfigurationError, match=r"accelerator_type=B7000: .* known: A100-40G, .*H100"):
+        sizing_of("7b", "training.accelerator_type=B7000")
+
+
+def test_bfloat16_on_a_gpu_without_it_is_said() -> None:
+    assert "V100 has no bfloat16" in format_sizing(sizing_of("7b", "training.accelerator_type=V100"))
+
+
+def test_recomputation_and_idle_workers_take_time() -> None:
+    plain = sizing_of("7b").hours or 0
+    again = sizing_of("7b", "training.activation_checkpointing=true").hours or 0
+    assert again == pytest.approx(plain * 8 / 6, rel=1e-6)
+    assert sizing_of("7b", "training.workers=48").hours == pytest.approx(plain * 8 / 48 * 96 / 64, rel=1e-6)
 
 
 def test_offload_moves_optimizer_states_to_the_host() -> None:
@@ -111,33 +160,59 @@ def test_offload_moves_optimizer_states_to_the_host() -> None:
 
 def test_checkpointing_keeps_one_block_and_the_layers_inputs() -> None:
     kept = sizing_of("7b").memory["activations"]
-    less = sizing_of("7b", "training.activation_checkpointing=true").memory["activations"]
+    recomputed = sizing_of("7b", "training.activation_checkpointing=true").memory
+    less = recomputed["activations"] + recomputed["logits"]
     shape = shape_of(known_architectures["llama-2-7b-chat-hf"])
-    assert kept * GIB == 4096 * 32 * shape.saved_bytes(2)
-    assert less * GIB == 4096 * (32 * 2 * 4096 + shape.saved_bytes(2))
+    assert kept * GIB == pytest.approx(4096 * 32 * shape.saved_bytes(2), rel=0.03)
+    inputs, block = 4096 * 32 * 2 * 4096, 4096 * shape.saved_bytes(2)
+    assert inputs + block < less * GIB < inputs + 1.5 * block
+
+
+def small_gpu(gib: float) -> Gpu:
+    return Gpu("small", gib, 100.0, 10.0)
 
 
 @pytest.mark.parametrize(
-    ("size", "override"),
+    ("size", "override", "gib"),
     [
-        ("7b", "training.workers=1"),
-        ("70b", "training.workers=8"),
-        ("13b", "training.activation_checkpointing=false"),
-        ("70b", "training.zero_stage=0"),
+        ("7b", "training.workers=1", 79.1),
+        ("70b", "training.workers=8", 79.1),
+        ("13b", "training.activation_checkpointing=false", 40.0),
+        ("70b", "training.zero_stage=0", 79.1),
+        ("7b", "training.workers=8", 24.0),
     ],
 )
-def test_what_does_not_fit_is_said_with_remedies_that_do(size: str, override: str) -> None:
-    gib = 60.0 if size == "13b" else 80.0
-    sizing = sizing_of(size, override, gpu_gib=gib)
+def test_what_does_not_fit_is_refused_with_remedies_that_do(size: str, override: str, gib: float) -> None:
+    sizing = sizing_of(size, override, gpu=small_gpu(gib))
     assert sizing.fits is False
     assert "DOES NOT FIT" in format_sizing(sizing)
-    assert sizing.remedies
+    assert 1 <= len(sizing.remedies) <= 6
+    with pytest.raises(ConfigurationError, match=rf"a worker needs .* GiB, small has {gib:g}") as refused:
+        check_fits(sizing)
     for remedy in sizing.remedies:
-        assert sizing_of(size, override, *remedy.split(", "), gpu_gib=gib).fits is True, remedy
+        assert remedy in str(refused.value)
+        overrides = remedy.partition(" (")[0].split(", ")
+        assert sizing_of(size, override, *overrides, gpu=small_gpu(gib)).fits is True, remedy
+        for left_out in overrides if "max_length" not in remedy else ():
+            fewer = [text for text in overrides if text != left_out]
+            assert sizing_of(size, override, *fewer, gpu=small_gpu(gib)).fits is False, f"{remedy} without {left_out}"
+    check_fits(sizing_of("7b"))
+
+
+def test_remedies_name_more_workers_shorter_rows_offload_recomputation_and_adapters() -> None:
+    named = " ".join(
+        remedy
+        for gib in (16.0, 24.0, 32.0, 40.0)
+        for workers in (1, 4, 8)
+        for remedy in sizing_of("7b", f"training.workers={workers}", gpu=small_gpu(gib)).remedies
+    )
+    for setting in ("workers", "row_tokens", "offload_optimizer", "activation_checkpointing", "lora"):
+        assert f"training.{setting}=" in named
+    assert "GiB of host memory per worker" in named
 
 
 def test_a_gpu_that_no_setting_serves_is_said() -> None:
-    assert sizing_of("70b", gpu_gib=4.0).remedies == (
+    assert sizing_of("70b", gpu=small_gpu(4.0)).remedies == (
         "no setting of this recipe: take a larger GPU or a smaller model",
     )
 
@@ -163,6 +238,8 @@ def test_the_default_recipe_is_sized_on_the_cpu() -> None:
     sizing = size_recipe(Recipe(), config)
     assert sizing.fits is None
     assert sizing.gpu_hours is None
+    assert sizing.tokens_per_second is None
+    check_fits(sizing)
     assert sizing.total < 12, "the demo stays under 12 GiB"
     assert sizing.sources["agent"].items == 300
     assert sizing.sources["agent"].bound == "at least"
