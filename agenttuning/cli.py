@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 from agenttuning import __version__, pipeline
 from agenttuning.errors import AgentTuningError, ConfigurationError
 from agenttuning.progress import say
-from agenttuning.recipe import Recipe, load_recipe
+from agenttuning.recipe import EnvironmentSpec, Recipe, load_recipe
 
 EPILOG = (
     "Overrides are written section.key=value, for example training.learning_rate=2e-5. Run again, a verb continues "
@@ -32,6 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+environment_app = typer.Typer(help="What is wrong with an environment.", no_args_is_help=False, rich_markup_mode=None)
+app.add_typer(environment_app, name="environment")
 
 Words = Annotated[
     list[str] | None,
@@ -55,6 +57,7 @@ def _run(words: Sequence[str] | None, recipe: Path | None, dry_run: bool, only: 
     loaded = _load(words, recipe)
     if dry_run:
         say(pipeline.describe(loaded, only))
+        pipeline.check_fit(loaded, only)
     else:
         pipeline.check_environments(loaded)
         pipeline.run(loaded, only)
@@ -73,6 +76,57 @@ def run(words: Words = None, recipe: RecipeFile = None, dry_run: DryRun = False)
 def generate(words: Words = None, recipe: RecipeFile = None, dry_run: DryRun = False) -> None:
     """Build the train tasks and play them: trajectories."""
     _run(words, recipe, dry_run, ("generate",))
+
+
+@app.command("import", epilog=EPILOG)
+def import_(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="File, directory, URI or hub id of the records.")],
+    words: Words = None,
+    recipe: RecipeFile = None,
+    form: Annotated[str, typer.Option("--format", help="auto, agentinstruct, agentbench or messages")] = "auto",
+    environment: Annotated[str | None, typer.Option(help="Where all of it was played; unset: by id or path.")] = None,
+    name: Annotated[str | None, typer.Option(help="Directory below imported/; unset: by the path.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Who played it.")] = None,
+    reward: Annotated[float | None, typer.Option(help="Reward of records that have none.")] = None,
+    split: Annotated[str, typer.Option(help="Split of its tasks; only train is learned from.")] = "train",
+    licence: Annotated[str | None, typer.Option(help="Licence of its text.")] = None,
+    teacher_terms: Annotated[str | None, typer.Option(help="Terms under which it may be trained on.")] = None,
+) -> None:
+    """Take in recorded trajectories: AgentInstruct, AgentBench run logs, OpenAI messages with tool calls."""
+    from agenttuning.conversations.importing import ImportOptions, known_format
+    from agenttuning.session import Session
+    from agenttuning.stages import import_data
+
+    options = ImportOptions(known_format(form), environment, split, policy, reward, licence, teacher_terms)
+    with Session(_load(words, recipe)) as session:
+        info = import_data(session, path, name, options)
+        found = ", ".join(f"{count} of {where}" for where, count in info["environments"].items())
+        say(f"import: {info['trajectories']} trajectories ({found}); `agenttuning curate` reads them")
+
+
+@app.command(epilog=EPILOG)
+def instructions(
+    what: Annotated[str, typer.Argument(metavar="propose|prove", help="Let a policy propose tasks, or prove tasks.")],
+    environment: Annotated[str, typer.Argument(metavar="ENVIRONMENT", help="Name of the environment.")],
+    words: Words = None,
+    recipe: RecipeFile = None,
+    count: Annotated[int, typer.Option(help="Tasks to keep (propose) or to try (prove).")] = 100,
+    split: Annotated[str, typer.Option(help="For prove: the split to try.")] = "train",
+) -> None:
+    """Construct tasks by self-instruct, or validate an environment's tasks by running them."""
+    from agenttuning.instructions.command import propose, prove
+    from agenttuning.instructions.self_instruct import Plan
+    from agenttuning.session import Session
+
+    if what not in ("propose", "prove"):
+        raise ConfigurationError(f"instructions: the first word must be propose or prove (got {what!r})")
+    with Session(_load(words, recipe)) as session:
+        if what == "propose":
+            made = propose(session.recipe, environment, session.store, Plan(count=count, seed=session.recipe.run.seed))
+            say(f"instructions: {len(made.tasks)} tasks kept of {made.proposals} proposals; {made.counts}")
+        else:
+            found = prove(session.recipe, environment, session.store, split, count)
+            say("\n".join(f"{source}: {counted}" for source, counted in found["counts"].items()))
 
 
 @app.command(epilog=EPILOG)
@@ -126,7 +180,8 @@ def show(
     words: Words = None,
     recipe: RecipeFile = None,
     what: Annotated[
-        str, typer.Option(help="trajectories, curated, base, tuned (episodes), or a mixture source for rendered items")
+        str,
+        typer.Option(help="trajectories, curated, base, tuned (episodes), progress, or a mixture source for its items"),
     ] = "trajectories",
     item: Annotated[str | None, typer.Option("--id", help="Id, or a beginning of it; unset: a list.")] = None,
     environment: Annotated[str | None, typer.Option(help="Only this environment.")] = None,
@@ -139,11 +194,63 @@ def show(
 
 
 @app.command(epilog=EPILOG)
+def rescore(words: Words = None, recipe: RecipeFile = None, dry_run: DryRun = False) -> None:
+    """Run the graders again over stored trajectories; no inference. --dry-run only says what would change."""
+    from agenttuning.session import Session
+    from agenttuning.stages import rescore as grade_again
+
+    say("\n".join(grade_again(Session(_load(words, recipe)), write=not dry_run)))
+
+
+@app.command(epilog=EPILOG)
+def replay(
+    words: Words = None,
+    recipe: RecipeFile = None,
+    environment: Annotated[str | None, typer.Option(help="Only this environment.")] = None,
+    limit: Annotated[int, typer.Option(help="Episodes of each environment.")] = 20,
+) -> None:
+    """Play stored replies against their environments again; say where an episode goes another way."""
+    from agenttuning.session import Session
+    from agenttuning.show import replay_text
+    from agenttuning.stages import replay as play_again
+
+    replayed = play_again(Session(_load(words, recipe)), environment, limit)
+    say(replay_text(replayed))
+    if any(r.verdict != "same" for r in replayed):
+        raise typer.Exit(1)
+
+
+@app.command(epilog=EPILOG)
 def doctor(words: Words = None, recipe: RecipeFile = None) -> None:
     """Say what this machine or cluster can run, what is missing, and the cure."""
     from agenttuning.doctor import examine
 
     if not examine(_load(words, recipe)):
+        raise typer.Exit(1)
+
+
+@environment_app.command("check", epilog=EPILOG)
+def check(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An environment, as it is registered.")],
+    words: Words = None,
+    recipe: RecipeFile = None,
+    tasks: Annotated[int, typer.Option(help="Tasks to sample of each split.")] = 20,
+    seed: Annotated[int, typer.Option(help="Decides the tasks and the expert's choices.")] = 0,
+) -> None:
+    """Say what is wrong with an environment: contract, determinism, leaks, splits, rewards, expert.
+
+    Settings and reward_threshold of the recipe's environments.NAME apply, and its data.root.
+    """
+    from agenttuning.environments.checking import check_environment
+
+    loaded = _load(words, recipe)
+    spec = loaded.environments.get(name, EnvironmentSpec())
+    root, least = loaded.data.root, spec.reward_threshold
+    failed = 0
+    for found in check_environment(name, count=tasks, settings=spec.settings, data_root=root, seed=seed, reward=least):
+        say(str(found))
+        failed += found.state == "failed"
+    if failed:
         raise typer.Exit(1)
 
 

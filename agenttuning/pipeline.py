@@ -15,6 +15,7 @@ from agenttuning.progress import say
 from agenttuning.recipe import Recipe, dump_recipe
 from agenttuning.session import Session, run_store
 from agenttuning.storage import Store
+from agenttuning.training.sizing import Sizing, check_fits, format_sizing, size_recipe
 
 STAGES = ("generate", "curate", "mix", "evaluate base", "train", "export", "evaluate tuned", "report")
 """The order of a whole run."""
@@ -80,8 +81,18 @@ def describe(recipe: Recipe, only: tuple[str, ...]) -> str:
     for stage in (s for s in STAGES if s in only):
         lines.append(f"  {stage:15} {_state(store, stage)}")
     if "train" in only:
-        lines += ["", _sizing(recipe, store)]
+        lines += ["", format_sizing(_sizing(recipe, store))]
     return "\n".join(lines)
+
+
+def check_fit(recipe: Recipe, only: tuple[str, ...]) -> None:
+    """Refuse a training that cannot fit its GPUs.
+
+    Raises:
+        ConfigurationError: with what would fit.
+    """
+    if "train" in only:
+        check_fits(_sizing(recipe, run_store(recipe)))
 
 
 def _state(store: Store, stage: str) -> str:
@@ -98,11 +109,10 @@ def _is_done(store: Store) -> bool:
     return bool(store.read_json("manifest.json")["done"])
 
 
-def _sizing(recipe: Recipe, store: Store) -> str:
+def _sizing(recipe: Recipe, store: Store) -> Sizing:
     """Return memory, steps, tokens and epochs; the model's own files are read only where nothing is embedded."""
     from agenttuning.models import resolve_model
     from agenttuning.training.architectures import known_architecture
-    from agenttuning.training.sizing import format_sizing, size_recipe
 
     config = known_architecture(recipe.model.path)
     if config is None:
@@ -111,7 +121,7 @@ def _sizing(recipe: Recipe, store: Store) -> str:
     mixture = store.child("mixture")
     sources = mixture.read_json("report.json")["sources"] if mixture.exists("report.json") else {}
     stats = {n: {"items": s["items"], "mean_tokens": s["tokens"] / max(1, s["items"])} for n, s in sources.items()}
-    return format_sizing(size_recipe(recipe, config, stats))
+    return size_recipe(recipe, config, stats)
 
 
 def check_environments(recipe: Recipe) -> None:

@@ -1,16 +1,23 @@
 """`agenttuning show`: episodes of a run as text, and rendered training items with their trained tokens coloured.
 
-Reads what is stored, also while a stage is still running.
+Reads what is stored, also while a stage is still running; `progress` says how generation goes or went.
 """
 
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from agenttuning.errors import ConfigurationError, DataError
 from agenttuning.machine import cache_directory
-from agenttuning.progress import say
+from agenttuning.progress import duration, say
 from agenttuning.recipe import Recipe
+from agenttuning.rollout.replay import SAME
+from agenttuning.rollout.tally import Tally
+from agenttuning.rollout.watch import PROGRESS
 from agenttuning.session import run_store
 from agenttuning.storage import Store
+from agenttuning.storage.lease import holder
 from agenttuning.storage.segments import read_trajectories, table_trajectories
 from agenttuning.trajectory import Trajectory
 
@@ -23,7 +30,7 @@ def show_run(recipe: Recipe, what: str, item: str | None, environment: str | Non
 
     Args:
         recipe: names the run.
-        what: `trajectories`, `curated`, `base`, `tuned`, or the name of a mixture source.
+        what: `trajectories`, `curated`, `base`, `tuned`, `progress`, or the name of a mixture source.
         item: an id or its beginning; None prints a list.
         environment: only its trajectories.
         limit: rows of the list.
@@ -36,8 +43,13 @@ def show_run(recipe: Recipe, what: str, item: str | None, environment: str | Non
     if what in recipe.mixture.sources:
         _show_item(recipe, store, what, item, limit)
         return
+    if what == "progress":
+        say(progress_text(store.child("trajectories")))
+        return
     found = (t for t in _episodes(store, what, recipe) if environment in (None, t.task.environment))
     if item is None:
+        if what == "trajectories" and holder(store.child("trajectories")) is not None:
+            say(progress_text(store.child("trajectories")))
         shown = 0
         for trajectory in found:
             say(summary_line(trajectory))
@@ -55,6 +67,39 @@ def show_run(recipe: Recipe, what: str, item: str | None, environment: str | Non
             say(trajectory_text(trajectory))
             return
     raise DataError(f"show: no id in {what} begins with {item!r}; leave --id out for a list")
+
+
+def progress_text(store: Store) -> str:
+    """Return how generation goes: who is at work, and a row for each environment.
+
+    Raises:
+        DataError: nothing was played yet.
+    """
+    if not store.exists(PROGRESS):
+        raise DataError(f"show: {store.uri} has no {PROGRESS}; run `agenttuning generate` first")
+    told, now = store.read_json(PROGRESS), holder(store)
+    age = duration(max(0.0, time.time() - told["time"]))
+    lines = [f"nobody is at work; as it stood {age} ago:"]
+    if now is not None:
+        work = f"{told['actors']} actors, {told['in_flight']} episodes in flight"
+        lines = [f"{now['purpose']}, by {now['user']} (process {now['pid']} on {now['host']}); {age} ago: {work}"]
+    for name, fields in told["environments"].items():
+        tally = Tally(**{key: value for key, value in fields.items() if key != "success"})
+        lines.append(f"  {name:16} {tally}")
+    for kind, count in told["failures"].get("all", {}).items():
+        lines.append(f"  {count} {kind}")
+    return "\n".join(lines)
+
+
+def replay_text(replayed: Sequence[Any]) -> str:
+    """Return what replays came to: counts by environment, and each that did not go as stored."""
+    counts = Counter((r.environment, r.verdict) for r in replayed)
+    lines = [f"{name}: {count} {verdict}" for (name, verdict), count in sorted(counts.items())]
+    for r in replayed:
+        if r.verdict != SAME:
+            where = f" at turn {r.turn}" if r.turn is not None else ""
+            lines += [f"--- {r.id} {r.verdict}{where}", f"stored: {r.stored[:400]}", f"now:    {r.found[:400]}"]
+    return "\n".join(lines)
 
 
 def summary_line(t: Trajectory) -> str:
@@ -80,7 +125,7 @@ def _episodes(store: Store, what: str, recipe: Recipe) -> Iterator[Trajectory]:
         return table_trajectories(store.child("curated").read_table("kept.parquet"))
     if what in ("base", "tuned"):
         return read_trajectories(store.child("evaluation", what, "trajectories"))
-    known = ", ".join(["trajectories", "curated", "base", "tuned", *recipe.mixture.sources])
+    known = ", ".join(["trajectories", "curated", "base", "tuned", "progress", *recipe.mixture.sources])
     raise ConfigurationError(f"show: --what {what!r} is unknown; known: {known}")
 
 

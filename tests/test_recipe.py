@@ -54,3 +54,10 @@ def test_missing_and_torn_files(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- a\n")
     with pytest.raises(ConfigurationError, match="mapping of sections"):
         load_recipe(tmp_path / "list.yaml")
+
+
+def test_one_number_of_tasks_for_all_environments() -> None:
+    raw = {"environments": {"os": {"train_tasks": 3}, "db": None}, "rollout": {"tasks_per_environment": 7}}
+    recipe = validate_recipe(raw)
+    assert {name: spec.train_tasks for name, spec in recipe.environments.items()} == {"os": 7, "db": 7}
+    assert validate_recipe(recipe.model_dump(mode="json")) == recipe

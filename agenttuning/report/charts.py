@@ -6,6 +6,7 @@ every chart has a label for screen readers.
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -187,7 +188,7 @@ def share_chart(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], label: 
 
 def nice_ticks(low: float, high: float, most: int) -> list[float]:
     """Return at most about `most` round values that enclose `low` and `high`; at least two."""
-    if not high > low:
+    if high - low < sys.float_info.min * most:
         pad = abs(low) * 0.1 or 1.0
         low, high = low - pad, high + pad
     rough = (high - low) / max(1, most - 1)

@@ -1,85 +1,44 @@
-"""The rollout on Ray: the actor that Ray Data scales, the board that its progress is read from, and the job itself.
+"""The rollout on Ray: the actor that Ray Data scales, and the pass in which it plays.
 
 An actor takes several small blocks of tasks at once on threads of Ray Data, and plays them all on one event loop of
 its own. What Ray Data carries back is the index of what happened, row by row.
 
 Ray Data kills its actors as soon as the last block is done, which leaves no time to shut environments down. So one
 block more, without a task, is answered only when every actor has freed what it held.
+
+A block belongs to one actor. Where that actor's node is gone and has no successor, its blocks would wait for ever while
+others are idle; such an actor is ended for good (`end_stranded`), Ray Data passes its blocks over, and the job plays
+their episodes in its next pass.
 """
 
 import asyncio
 import contextlib
 import logging
 import threading
-import uuid
-from collections import Counter, defaultdict
-from collections.abc import Coroutine, Generator, Sequence
+import traceback
+from collections.abc import Collection, Coroutine, Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from agenttuning.recipe import Rollout
-from agenttuning.rollout.worker import EpisodeWorker, Report, RolloutPlan
+from agenttuning.rollout.board import BEAT_SECONDS, FREE_SECONDS, Board, News
+from agenttuning.rollout.worker import EpisodeWorker, Report, RolloutPlan, World
+from agenttuning.storage.index import Entry
 from agenttuning.storage.segments import stored_ids
 from agenttuning.trajectory import Task
 
 LONGEST_BLOCK = 8
 """Most tasks in one block: a block is reported when its longest episode is over."""
-ACTOR_START_DEATHS = 3
+ACTOR_START_DEATHS = 10
 """Deaths of starting actors in a row that end the job."""
-FREE_SECONDS = 10.0
-"""How long actors may take to free their environments when the job is over."""
 BOARD_CALLS = 10_000
 """Calls that may wait on the board at once: one for each actor."""
+BUG = "Bug"
+"""`Report.fatal` of an exception that is no failure of our own vocabulary; `failure` holds its traceback."""
 
 T = TypeVar("T")
-
-
-class Board:
-    """Where actors and driver meet: what is stored so far, which actors are there, and whether the job is over.
-
-    Becomes an asynchronous Ray actor.
-    """
-
-    def __init__(self) -> None:
-        self._done: Counter[str] = Counter()
-        self._reward: defaultdict[str, float] = defaultdict(float)
-        self._joined = 0
-        self._present: set[str] = set()
-        self._over = asyncio.Event()
-        self._empty = asyncio.Event()
-
-    async def add(self, environment: str, reward: float) -> None:
-        """Count one stored episode."""
-        self._done[environment] += 1
-        self._reward[environment] += reward
-
-    async def read(self) -> tuple[dict[str, int], dict[str, float], int]:
-        """Return stored episodes and the sum of their rewards by environment, and how many actors ever joined."""
-        return dict(self._done), dict(self._reward), self._joined
-
-    async def join(self, actor: str) -> None:
-        """Enter an actor; returns when the job is over and it shall free its environments."""
-        self._joined += 1
-        self._present.add(actor)
-        await self._over.wait()
-
-    async def leave(self, actor: str) -> None:
-        """Say that an actor has freed its environments."""
-        self._present.discard(actor)
-
-    async def wait_empty(self) -> None:
-        """Return when the job is over and all actors have left."""
-        await self._empty.wait()
-
-    async def finish(self) -> None:
-        """Declare the job over, wait a little until the actors have left, and let the last block return."""
-        self._over.set()
-        deadline = asyncio.get_running_loop().time() + FREE_SECONDS
-        while self._present and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.02)
-        self._empty.set()
 
 
 class RolloutActor:
@@ -88,19 +47,29 @@ class RolloutActor:
     def __init__(self, plan: RolloutPlan, board: Any) -> None:
         import ray
 
+        context = ray.get_runtime_context()
         self._board = board
-        self._key = uuid.uuid4().hex
-        self._loop = asyncio.new_event_loop()
+        self._key = context.get_actor_id()
+        # Not the uvloop that Ray's workers prefer: policies are tested on asyncio's own loop, whose timers differ.
+        self._loop = asyncio.SelectorEventLoop()
         threading.Thread(target=self._loop.run_forever, name="episodes", daemon=True).start()
-        restarted = ray.get_runtime_context().was_current_actor_reconstructed
-        stored = frozenset(stored_ids(plan.store)) if restarted else frozenset()
-        self._worker = self._await(_make_worker(plan, stored, self._pin))
-        asyncio.run_coroutine_threadsafe(self._leave_at_the_end(), self._loop)
+        restarted = context.was_current_actor_reconstructed
+        stored: Collection[str] = stored_ids(plan.store) if restarted else frozenset()
+        if restarted:
+            board.note.remote("", World.ACTOR_LOST.value)
+        self._worker = self._await(self._make_worker(plan, stored))
+        asyncio.run_coroutine_threadsafe(self._leave_at_the_end(context.current_actor), self._loop)
+        asyncio.run_coroutine_threadsafe(self._beat(), self._loop)
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Play a block and return its reports, one row each."""
         tasks = [Task.model_validate_json(text) for text in block["task"] if text]
-        reports = self._await(self._play(tasks, [int(n) for n in block["attempt"]]) if tasks else self._last())
+        attempts = [int(n) for n in block["attempt"]]
+        try:
+            reports = self._await(self._play(tasks, attempts) if tasks else self._last())
+        except Exception:
+            environment = tasks[0].environment if tasks else ""
+            reports = [Report(id="", environment=environment, failure=traceback.format_exc(), fatal=BUG)]
         rows = [report.row() for report in reports]
         return {key: np.array([row[key] for row in rows]) for key in rows[0]}
 
@@ -109,13 +78,23 @@ class RolloutActor:
         with contextlib.suppress(Exception):
             self._await(self._leave(), timeout_s=FREE_SECONDS)
 
-    async def _leave_at_the_end(self) -> None:
-        await self._board.join.remote(self._key)
+    async def _leave_at_the_end(self, handle: Any) -> None:
+        await self._board.join.remote(self._key, [handle])
         await self._leave()
 
     async def _leave(self) -> None:
         await self._worker.aclose()
         await self._board.leave.remote(self._key)
+
+    async def _beat(self) -> None:
+        while True:
+            await self._tell()
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def _tell(self, entries: Sequence[Entry] = ()) -> None:
+        worker = self._worker
+        full = await self._board.tell.remote(self._key, worker.in_flight, worker.told_failures(), entries)
+        worker.full = frozenset(full)
 
     async def _last(self) -> list[Report]:
         await self._board.wait_empty.remote()
@@ -128,17 +107,22 @@ class RolloutActor:
         plays = (self._worker.play(task, number) for task, number in zip(tasks, attempts, strict=True))
         return list(await asyncio.gather(*plays))
 
-    def _pin(self, report: Report) -> None:
-        if not report.failure:
-            self._board.add.remote(report.environment, report.reward)
+    async def _make_worker(self, plan: RolloutPlan, stored: Collection[str]) -> EpisodeWorker:
+        telling: set[asyncio.Task[None]] = set()
+
+        def on_commit(entries: list[Entry]) -> None:
+            task = asyncio.create_task(self._tell(entries))
+            telling.add(task)
+            task.add_done_callback(telling.discard)
+
+        return EpisodeWorker(plan, stored, on_commit=on_commit)
 
 
-async def _make_worker(plan: RolloutPlan, stored: frozenset[str], on_report: Any) -> EpisodeWorker:
-    return EpisodeWorker(plan, stored, on_report)
+def run_pass(attempts: Sequence[tuple[Task, int]], plan: RolloutPlan, board: Any) -> Generator[Report]:
+    """Play attempts on Ray Data and yield a report of each, but for those whose actor was lost for good.
 
-
-def run_job(attempts: Sequence[tuple[Task, int]], plan: RolloutPlan, board: Any) -> Generator[Report]:
-    """Play attempts on Ray Data and yield a report of each; closing the iterator stops the job."""
+    Closing the iterator stops the pass.
+    """
     import ray
 
     rollout = plan.recipe.rollout
@@ -147,44 +131,67 @@ def run_job(attempts: Sequence[tuple[Task, int]], plan: RolloutPlan, board: Any)
     context = ray.data.DataContext.get_current().copy()
     context.execution_no_progress_timeout_s = -1
     context.max_consecutive_actor_init_deaths = ACTOR_START_DEATHS
+    context.max_errored_blocks = -1
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     _quiet()
+    ray.get(board.begin.remote())
     with ray.data.DataContext.current(context):
-        index = ray.data.from_arrow([*blocks, pa.table({"task": [""], "attempt": [0]})]).map_batches(
+        # `from_arrow` would start a task on the cluster for each block, to count its rows.
+        index = ray.data.from_blocks([*blocks, pa.table({"task": [""], "attempt": [0]})]).map_batches(
             RolloutActor,
             batch_size=None,
             num_cpus=rollout.actor_cpus,
+            resources=rollout.resources or None,
+            label_selector=rollout.labels or None,
             compute=_pool(ray.data.ActorPoolStrategy, rollout, len(attempts), block),
             fn_constructor_args=(plan, board),
         )
     with contextlib.closing(iter(index.iter_batches(batch_size=None, prefetch_batches=0))) as batches:
-        left = len(attempts)
+        left, in_progress = len(attempts), False
         try:
-            while left:
-                batch = next(batches)
+            for batch in batches:
+                in_progress = True
                 left -= len(batch["id"])
                 for values in zip(*(column.tolist() for column in batch.values()), strict=True):
                     yield Report(**dict(zip(batch, values, strict=True)))
+                if left <= 0:
+                    break
+                in_progress = False
         finally:
-            with contextlib.suppress(ray.exceptions.RayError):
-                ray.get(board.finish.remote(), timeout=2 * FREE_SECONDS)
+            # Where Ray Data itself was interrupted, it has ended the actors, and none is left to wait for.
+            if in_progress:
+                with contextlib.suppress(ray.exceptions.RayError):
+                    ray.get(board.finish.remote(), timeout=2 * FREE_SECONDS)
         for _ in batches:
             pass
 
 
-def make_board() -> Any:
-    """Start the board of one job; end it with `ray.kill`."""
+def make_board(thresholds: Mapping[str, float], quota: Mapping[str, int], kept: Mapping[str, int]) -> Any:
+    """Start the board of one job on the driver's node; end it with `ray.kill`."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    remote = ray.remote(num_cpus=0, max_concurrency=BOARD_CALLS, scheduling_strategy=here)(Board)
+    return remote.remote(thresholds, quota, kept)
+
+
+def end_stranded(news: News) -> int:
+    """End the actors that are gone while others are idle, and return how many."""
     import ray
 
-    return ray.remote(num_cpus=0, max_concurrency=BOARD_CALLS)(Board).remote()
+    for handle in news.stranded:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(handle)
+    return len(news.stranded)
 
 
 def _quiet() -> None:
     """Leave Ray Data's messages to its log file: progress is shown by whoever called."""
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
-            handler.setLevel(logging.ERROR)
+            handler.setLevel(logging.CRITICAL)
 
 
 def _block(attempts: Sequence[tuple[Task, int]]) -> pa.Table:

@@ -1,29 +1,43 @@
 """`Committer`: finished episodes become durable together, within a stated time, before anyone is told of them.
 
 One file per episode would be many small files, one file at the end would lose a crash's worth. So the first finished
-episode starts a short clock, and what has finished when it rings is one immutable segment.
+episode starts a short clock, and what has finished when it rings is one immutable segment. Before each write the fence
+is asked: the orphan of a driver that lost its directory writes nothing. An object store that stumbles is tried again
+for a while under the same name, which changes nothing where the first try had arrived; a full disk is not.
 """
 
 import asyncio
+import time
 import uuid
+from collections.abc import Callable
 
-from agenttuning.storage import Store
+from agenttuning.errors import StorageError
+from agenttuning.storage.index import Entry, entry_of, epoch_name
+from agenttuning.storage.lease import Fence, Fenced
 from agenttuning.storage.segments import commit_segment
 from agenttuning.trajectory import Trajectory
+
+REMOTE_PATIENCE_S = 60.0
+"""How long a write to an object store is tried again."""
+
+OnCommit = Callable[[list[Entry]], None]
+"""Called in the event loop with the entries of each segment that became durable."""
 
 
 class Committer:
     """Writes the segments of one incarnation of a worker. Lives in one event loop.
 
     Args:
-        store: the directory of a stage's trajectories.
+        fence: the directory of a stage's trajectories, and the epoch in which this worker may write.
         within_s: a finished episode is durable within about this time.
+        on_commit: see `OnCommit`.
     """
 
-    def __init__(self, store: Store, within_s: float) -> None:
-        self._store = store
+    def __init__(self, fence: Fence, within_s: float, on_commit: OnCommit | None = None) -> None:
+        self._fence = fence
         self._within_s = within_s
-        self._writer = uuid.uuid4().hex[:12]
+        self._on_commit = on_commit
+        self._writer = epoch_name(fence.epoch, uuid.uuid4().hex[:12])
         self._number = 0
         self._waiting: list[Trajectory] = []
         self._commit: asyncio.Task[None] | None = None
@@ -43,4 +57,20 @@ class Committer:
         await asyncio.sleep(self._within_s / 2)
         segment, self._waiting, self._commit = self._waiting, [], None
         self._number += 1
-        await asyncio.to_thread(commit_segment, self._store, self._writer, self._number, segment)
+        entries = await asyncio.to_thread(self._write, self._number, segment)
+        if self._on_commit is not None:
+            self._on_commit(entries)
+
+    def _write(self, number: int, segment: list[Trajectory]) -> list[Entry]:
+        store = self._fence.store
+        patience = REMOTE_PATIENCE_S if store.local_path() is None else 0.0
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                self._fence.check()
+                name = commit_segment(store, self._writer, number, segment)
+                return [entry_of(trajectory, name) for trajectory in segment]
+            except StorageError as error:
+                if isinstance(error, Fenced) or time.monotonic() > deadline:
+                    raise
+                time.sleep(1.0)

@@ -4,8 +4,8 @@ The opening is the environment's description, its acknowledgement, a worked exam
 the first observation; then assistant and user turns alternate. Whatever happens in it becomes an `Outcome`: a bad
 episode is data. Only `InfrastructureError` of the policy or of the world and `ConfigurationError` leave the loop.
 
-An environment that raises, hangs or dies ends the episode as `ENVIRONMENT_FAILURE`; `diagnostics["lost"]` tells the
-worker that a hang or a death is worth another try.
+An environment whose own code raises ends the episode as `ENVIRONMENT_FAILURE`. One that hangs or dies is a failure of
+the world (`EnvironmentLost`): it leaves the loop, and the episode is played again.
 """
 
 import time
@@ -18,7 +18,6 @@ from agenttuning.policies.wire import CONTEXT, REFUSED
 from agenttuning.rollout.expert import Act
 from agenttuning.rollout.host import Closed, EnvironmentFailed, ExpertFailed, Opening, Played
 from agenttuning.rollout.isolation import Seat
-from agenttuning.rollout.remotes import EnvironmentLost
 from agenttuning.rollout.text_checks import is_refusal
 from agenttuning.trajectory import Call, Outcome, Task, Trajectory, Turn, content_hash, trajectory_id
 
@@ -61,8 +60,15 @@ class _Record:
     error_steps: list[int] = field(default_factory=list)
     notes: list[dict[str, Any]] = field(default_factory=list)
     last_error: str | None = None
-    lost: bool = False
     closed: Closed | None = None
+    cost: float | None = None
+    cached_tokens: int | None = None
+
+    def pay(self, reply: Reply) -> None:
+        if reply.cost is not None:
+            self.cost = reply.cost + (self.cost or 0.0)
+        if reply.cached_tokens is not None:
+            self.cached_tokens = reply.cached_tokens + (self.cached_tokens or 0)
 
     def say(self, content: str | None) -> None:
         self.turns.append(Turn(role="user", content=content or ""))
@@ -71,7 +77,9 @@ class _Record:
         found: dict[str, Any] = {"malformed": self.malformed, "truncated_observations": self.truncated}
         found["replaced_actions"] = sum("replaced_by" in note for note in self.notes)
         found["error_steps"] = self.error_steps
-        optional = {"notes": self.notes, "last_error": self.last_error, "lost": self.lost}
+        optional = {"notes": self.notes, "last_error": self.last_error}
+        paid = {"cost": self.cost, "cached_tokens": self.cached_tokens}
+        found |= {key: value for key, value in paid.items() if value is not None}
         return found | {key: value for key, value in optional.items() if value}
 
 
@@ -89,7 +97,7 @@ async def play_episode(
         demonstration: put the environment's worked example before the task.
 
     Raises:
-        InfrastructureError: the policy's patience is over, or the environment says that its world broke.
+        InfrastructureError: the policy's patience is over, the environment was lost, or says that its world broke.
         ConfigurationError: nothing works until the user changes something.
     """
     started = time.monotonic()
@@ -103,8 +111,6 @@ async def play_episode(
         except ExpertFailed as error:
             outcome, record.last_error = Outcome.POLICY_FAILURE, str(error)
         record.closed = await seat.close()
-    except EnvironmentLost as error:
-        outcome, record.last_error, record.lost = Outcome.ENVIRONMENT_FAILURE, str(error), True
     except EnvironmentFailed as error:
         outcome, record.last_error = Outcome.ENVIRONMENT_FAILURE, str(error)
     finally:
@@ -153,6 +159,7 @@ async def _loop(seat: Seat, act: Act, limits: Limits, attempt: Attempt, opening:
             return Outcome.CONTEXT_LIMIT
         record.steps += 1
         record.calls.append(_call(reply, len(record.turns)))
+        record.pay(reply)
         repeats = repeats + 1 if reply.content == previous else 1
         previous = reply.content
         repeated, refused = repeats >= limits.max_repeats, reply.finish_reason == REFUSED

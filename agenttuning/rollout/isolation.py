@@ -5,8 +5,9 @@ environment may keep what belongs to one thread (a database connection) and neve
 reused for many episodes. Every call has a time limit. Past it the seat is lost: a process is killed, a thread is
 abandoned (Python cannot end it; it is a daemon and holds up nothing). A crash takes down nothing else.
 
-`SeatPool` keeps the idle seats of one environment. Its processes are forked from one nursery, see
-`agenttuning.rollout.nursery`.
+`SeatPool` keeps the idle seats of one environment, replaces each after so many episodes, and watches the memory of
+those in processes: one that has outgrown its bound is replaced when its episode is over, and killed at twice the bound.
+Its processes are forked from one nursery, see `agenttuning.rollout.nursery`.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from typing import Any
 
 from agenttuning.environments.base import Environment
 from agenttuning.rollout.host import Closed, ExpertReply, Opening, Played, class_path
+from agenttuning.rollout.memory import tree_memory
 from agenttuning.rollout.remotes import Child, EnvironmentLost, Local, Nursery, Remote
 from agenttuning.trajectory import Task
 
@@ -26,6 +28,8 @@ SETUP_SECONDS = 120.0
 """Building an environment and setting a task up may take this long, or as long as a step where that is longer."""
 SHUTDOWN_SECONDS = 5.0
 """How long `SeatPool.close` waits for environments to free what they hold."""
+MEMORY_SECONDS = 2.0
+"""Time between two looks at the memory of the environments' processes."""
 
 
 class Seat:
@@ -40,6 +44,10 @@ class Seat:
     def __init__(self, name: str, make: Callable[[], Remote], step_timeout_s: float) -> None:
         self.name = name
         self.usable = True
+        self.worn = False
+        """To be replaced when its episode is over."""
+        self.episodes = 0
+        self._reason = ""
         self._make = make
         self._remote: Remote | None = None
         self._step_s = step_timeout_s
@@ -50,6 +58,7 @@ class Seat:
     async def open(self, task: Task, demonstration: bool) -> Opening:
         """See `EnvironmentHost.open`."""
         limit = max(SETUP_SECONDS, self._step_s)
+        self.episodes += 1
         opening: Opening = await self._call("open", task, demonstration, limit=limit)
         return opening
 
@@ -80,12 +89,23 @@ class Seat:
             self._calls.put((Future(), "shutdown", ()))
             self._calls.put(None)
 
+    @property
+    def alive(self) -> bool:
+        """Whether its thread still runs, also after `discard`."""
+        return self._thread.is_alive()
+
     def join(self, timeout_s: float) -> None:
         """Wait until a discarded environment is freed."""
         self._thread.join(max(0.0, timeout_s))
 
-    def kill(self) -> None:
-        """Give the environment up at once."""
+    @property
+    def pid(self) -> int | None:
+        """The environment's process, None where it has none of its own."""
+        return self._remote.pid if self._remote is not None and self.usable else None
+
+    def kill(self, reason: str = "") -> None:
+        """Give the environment up at once; a call in progress is told the reason."""
+        self._reason = reason
         self.discard()
         if self._remote is not None:
             self._remote.kill()
@@ -107,6 +127,13 @@ class Seat:
             ) from error
         except asyncio.CancelledError:
             self.kill()
+            raise
+        except EnvironmentLost as error:
+            self.discard()
+            if self._reason:
+                raise EnvironmentLost(
+                    f"environment {self.name!r}: {self._reason}, and was ended during {method}"
+                ) from error
             raise
 
     def _run(self) -> None:
@@ -133,17 +160,30 @@ class SeatPool:
         settings: its raw settings.
         data_root: directory of published data, or None.
         step_timeout_s: limit of one step.
+        recycle_episodes: an instance is replaced after so many; None: never.
+        memory_mib: bound on the memory of one process with its descendants; None: none.
     """
 
     def __init__(
-        self, cls: type[Environment], settings: dict[str, Any], data_root: str | None, step_timeout_s: float
+        self,
+        cls: type[Environment],
+        settings: dict[str, Any],
+        data_root: str | None,
+        step_timeout_s: float,
+        recycle_episodes: int | None = None,
+        memory_mib: int | None = None,
     ) -> None:
         self.name = cls.name
         self._arguments = (class_path(cls), settings, data_root)
         self._nursery = Nursery(cls.name, self._arguments[0]) if cls.isolation == "process" else None
         self._step_s = step_timeout_s
+        self._recycle = recycle_episodes
         self._idle: list[Seat] = []
         self._all: set[Seat] = set()
+        self._retired: list[Seat] = []
+        self._over = threading.Event()
+        if self._nursery is not None and memory_mib is not None:
+            threading.Thread(target=self._watch, args=(memory_mib,), name=f"memory-{self.name}", daemon=True).start()
 
     def take(self) -> Seat:
         """Return an idle seat, the last one used first, or a new one."""
@@ -155,23 +195,40 @@ class SeatPool:
         return seat
 
     def give_back(self, seat: Seat) -> None:
-        """Return a seat; one that was discarded is not used again."""
-        if seat.usable:
+        """Return a seat; one that was discarded or is worn out is not used again."""
+        if self._recycle is not None and seat.episodes >= self._recycle:
+            seat.worn = True
+        if seat.usable and not seat.worn:
             self._idle.append(seat)
-        else:
-            self._all.discard(seat)
+            return
+        seat.discard()
+        self._all.discard(seat)
+        self._retired = [*(s for s in self._retired if s.alive), seat]
 
     def close(self) -> None:
         """Free all environments, also those in the middle of an episode; wait a little for them."""
         deadline = time.monotonic() + SHUTDOWN_SECONDS
+        self._over.set()
         for seat in self._all:
             seat.discard()
-        for seat in self._all:
+        for seat in [*self._all, *self._retired]:
             seat.join(deadline - time.monotonic())
         self._idle.clear()
         self._all.clear()
         if self._nursery is not None:
             self._nursery.close()
+
+    def _watch(self, memory_mib: int) -> None:
+        """Mark or kill what has outgrown its bound; runs on a thread of its own."""
+        while not self._over.wait(MEMORY_SECONDS):
+            seats = {seat.pid: seat for seat in list(self._all)}
+            used = tree_memory({pid for pid in seats if pid is not None})
+            for pid, size in used.items():
+                if size > 2 * memory_mib << 20:
+                    bound = f"rollout.environment_memory_mib={memory_mib}"
+                    seats[pid].kill(f"held {size >> 20} MiB, more than twice {bound}")
+                elif size > memory_mib << 20:
+                    seats[pid].worn = True
 
     def _make(self) -> Remote:
         if self._nursery is None:

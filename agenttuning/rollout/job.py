@@ -1,90 +1,45 @@
 """`play_tasks`: play every attempt that is not stored yet, on Ray Data, and say how it goes.
 
-Each finished episode is durable in the store before it is reported, and attempts that are stored are not played
-again. So the same call continues after any interruption: Ctrl-C, a dead actor, an endpoint that went away.
+The caller's directory is taken under a lease, so that no other driver plays the same. Each finished episode is durable
+before it is counted, and attempts that are stored are not played again: the same call continues after any
+interruption, be it Ctrl-C, a dead actor, node or driver, or an endpoint that went away.
+
+Attempts that the world failed are played again in further passes, on new actors, until their patience is over.
 """
 
 import asyncio
 import contextlib
-import threading
+import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import chain, zip_longest
 from typing import Any
 
-from agenttuning.errors import AgentTuningError, ConfigurationError, DataError, InfrastructureError, StorageError
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from agenttuning.errors import AgentTuningError, ConfigurationError, InfrastructureError
 from agenttuning.policies.endpoint import check_endpoint, key_of
-from agenttuning.progress import say
+from agenttuning.policies.sharing import shared_limits
+from agenttuning.policies.wire import retry_wait
 from agenttuning.recipe import PolicySpec, Recipe
-from agenttuning.rollout.actor import make_board, run_job
-from agenttuning.rollout.expert import identity
+from agenttuning.rollout.actor import BUG, make_board, run_pass
+from agenttuning.rollout.summary import KEPT_FAILURES, RolloutSummary, add_stored
+from agenttuning.rollout.tally import Ledger, Tally
+from agenttuning.rollout.watch import PROGRESS, OnProgress, Watch
 from agenttuning.rollout.worker import Report, RolloutPlan, check_environments
 from agenttuning.storage import Store
-from agenttuning.storage.segments import stored_ids
-from agenttuning.trajectory import Task, trajectory_id
+from agenttuning.storage.index import read_index, seal
+from agenttuning.storage.lease import Lease
+from agenttuning.trajectory import Task
 
-POLL_SECONDS = 1.0
-ROOM_SECONDS = 30.0
-"""After so long without an actor it is said what the job waits for."""
-KEPT_FAILURES = 5
-"""How many different failure messages a summary keeps."""
+__all__ = ["OnProgress", "RolloutSummary", "Tally", "play_tasks"]
 
-_FATAL: dict[str, type[AgentTuningError]] = {
-    cls.__name__: cls for cls in (ConfigurationError, DataError, InfrastructureError, StorageError)
-}
-
-
-@dataclass(frozen=True)
-class Tally:
-    """Progress of one environment."""
-
-    total: int
-    done: int
-    """Attempts that are stored."""
-    played: int = 0
-    """Of them, by this call."""
-    reward: float = 0.0
-    """Mean reward of the played; 0 where none is."""
-
-    def __str__(self) -> str:
-        """Return `12/100, reward 0.83`."""
-        return f"{self.done}/{self.total}" + (f", reward {self.reward:.2f}" if self.played else "")
-
-
-OnProgress = Callable[[int, int, dict[str, Tally]], None]
-"""Called about every second with attempts done, attempts in all, and the tallies by environment."""
-
-
-@dataclass
-class RolloutSummary:
-    """What one call of `play_tasks` did."""
-
-    total: int
-    """Attempts asked for."""
-    skipped: int
-    """Attempts that were stored before."""
-    played: int = 0
-    """Attempts played and stored."""
-    unfinished: int = 0
-    """Attempts given back after infrastructure failures; the next call plays them."""
-    outcomes: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Count of the played by environment and outcome."""
-    rewards: dict[str, float] = field(default_factory=dict)
-    """Mean reward of the played by environment."""
-    steps: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    episode_seconds: float = 0.0
-    """Sum of the episodes' wall times."""
-    seconds: float = 0.0
-    """Wall time of the call."""
-    failures: list[str] = field(default_factory=list)
-    """Some reasons of the unfinished."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the summary as plain JSON values."""
-        return asdict(self)
+_Attempts = dict[str, tuple[Task, int]]
+"""Attempts by trajectory id, in the order of play."""
 
 
 def play_tasks(
@@ -94,6 +49,8 @@ def play_tasks(
     store: Store,
     *,
     on_progress: OnProgress | None = None,
+    temperatures: tuple[float, ...] = (),
+    quota: Mapping[str, int] | None = None,
 ) -> RolloutSummary:
     """Play `recipe.rollout.attempts` attempts at every task and store every finished episode.
 
@@ -105,112 +62,132 @@ def play_tasks(
         policy: who plays.
         store: where segments go.
         on_progress: see `OnProgress`; called from another thread.
+        temperatures: of the attempts in turn; none: the policy's own.
+        quota: kept episodes that are enough, by environment: its remaining attempts are then left.
 
     Raises:
-        ConfigurationError: an environment, the endpoint or the machine is not as it must be.
+        ConfigurationError: an environment, the endpoint or the machine is not as it must be, or another driver is at
+            work in `store`.
         InfrastructureError: the policy has not answered any request for its whole patience.
-        StorageError: the store cannot be written.
+        StorageError: the store cannot be written, or another driver took it over.
     """
     started = time.monotonic()
-    name, settings = identity(policy)
+    plan = RolloutPlan(recipe, policy, store, key_of(policy), temperatures=temperatures)
     ordered = _interleaved(tasks)
-    wanted = [(task, number) for number in range(recipe.rollout.attempts) for task in ordered]
-    known = stored_ids(store)
-    missing = [(t, n) for t, n in wanted if trajectory_id(t, name, settings, n) not in known]
-    tallies = _tallies(wanted, missing)
-    summary = RolloutSummary(total=len(wanted), skipped=len(wanted) - len(missing))
-    if missing:
-        check_environments(recipe, set(tallies), policy)
-        api_key = key_of(policy)
-        if policy.kind != "expert":
-            asyncio.run(check_endpoint(policy, api_key))
-        _run(missing, RolloutPlan(recipe, policy, store, api_key), summary, tallies, on_progress)
-    elif on_progress is not None:
-        on_progress(summary.skipped, summary.total, tallies)
-    summary.seconds = round(time.monotonic() - started, 2)
+    wanted = {plan.id_of(t, n): (t, n) for n in range(recipe.rollout.attempts) for t in ordered}
+    thresholds = {name: spec.reward_threshold for name, spec in recipe.environments.items()}
+    totals = {name: 0 for name in dict.fromkeys(task.environment for task in ordered)}
+    for task, _ in wanted.values():
+        totals[task.environment] += 1
+    with Lease(store, f"{recipe.run.name}: playing {len(wanted)} attempts") as lease:
+        before = _only(seal(store, lease.epoch), wanted)
+        ledger = Ledger(totals, thresholds, quota or {})
+        ledger.found(*_stored_counts(before, thresholds))
+        summary = RolloutSummary(total=len(wanted), skipped=before.num_rows)
+        missing = _still_wanted(wanted, before, ledger)
+        if missing:
+            check_environments(recipe, {task.environment for task, _ in missing.values()}, policy)
+            if policy.kind != "expert":
+                asyncio.run(check_endpoint(policy, plan.api_key))
+            with _limits(plan) as shared:
+                under = replace(plan, epoch=lease.epoch, shared=shared)
+                _play(wanted, missing, under, lease, ledger, summary, on_progress)
+        elif on_progress is not None:
+            on_progress(summary.skipped, summary.total, ledger.tallies(time.monotonic()))
+        stored = _only(read_index(store), wanted)
+        add_stored(summary, stored, before.column("id"), thresholds)
+        summary.unfinished = len(_still_wanted(wanted, stored, ledger))
+        summary.unneeded = summary.total - stored.num_rows - summary.unfinished
+        summary.retried = ledger.failures()
+        summary.seconds = round(time.monotonic() - started, 2)
+        if missing:
+            lease.release_into(partial(seal, store))
     return summary
 
 
-def _run(
-    missing: list[tuple[Task, int]],
+def _play(
+    wanted: _Attempts,
+    missing: _Attempts,
     plan: RolloutPlan,
+    lease: Lease,
+    ledger: Ledger,
     summary: RolloutSummary,
-    tallies: dict[str, Tally],
     on_progress: OnProgress | None,
 ) -> None:
+    """Play passes until nothing is left to play, or its patience is over."""
     import ray
 
-    board = make_board()
+    patience = plan.recipe.rollout.patience_s
+    first_failure: dict[str, float] = {}
+    left, passes = missing, 0
+    board = make_board(ledger.thresholds, ledger.quota, ledger.kept())
     try:
-        with (
-            _watched(board, tallies, on_progress, plan.recipe.rollout.actor_cpus),
-            contextlib.closing(run_job(missing, plan, board)) as reports,
-        ):
-            for report in reports:
-                if report.fatal:
-                    message = f"{report.failure}\nFinished episodes are stored; the same command continues."
-                    raise _FATAL.get(report.fatal, ConfigurationError)(message)
-                _count(summary, report)
+        with Watch(board, ledger, lease, plan, on_progress) as watch:
+            while left:
+                passes += 1
+                closing = contextlib.closing(run_pass(list(left.values()), plan, board))
+                with closing as reports, _named_errors():
+                    for report in reports:
+                        watch.check()
+                        _heed(report, summary)
+                watch.check()
+                left = _still_wanted(left, _only(read_index(plan.store), wanted), ledger)
+                now, wait = time.monotonic(), retry_wait(passes, None, random.random())
+                for identifier in left:
+                    first_failure.setdefault(identifier, now)
+                left = {i: attempt for i, attempt in left.items() if now + wait < first_failure[i] + patience}
+                if left:
+                    time.sleep(wait)
     finally:
         ray.kill(board)
 
 
 @contextlib.contextmanager
-def _watched(board: Any, tallies: dict[str, Tally], on_progress: OnProgress | None, cpus: float) -> Iterator[None]:
-    """Show progress every second while the block runs, and once more at its end; say so when no actor finds room."""
+def _limits(plan: RolloutPlan) -> Iterator[Any]:
+    """Keep the endpoint's limits for all actors, with what earlier calls have spent; None for an expert."""
+    if plan.policy.kind == "expert":
+        yield None
+        return
+    told = plan.store.read_json(PROGRESS) if plan.store.exists(PROGRESS) else {}
+    run = f"{plan.recipe.run.name}-{uuid.uuid4().hex[:8]}"
+    with shared_limits(plan.policy, run, float(told.get("spent", 0.0))) as shared:
+        yield shared
+
+
+def _heed(report: Report, summary: RolloutSummary) -> None:
+    """Raise what ends the run; keep some of the reasons of what is played again."""
+    if report.fatal == BUG:
+        raise RuntimeError(f"a rollout actor met an error of its own:\n{report.failure}")
+    if report.fatal:
+        message = f"{report.failure}\nFinished episodes are stored; the same command continues."
+        raise _fatal_classes().get(report.fatal, ConfigurationError)(message)
+    if report.failure and report.failure not in summary.failures and len(summary.failures) < KEPT_FAILURES:
+        summary.failures.append(report.failure)
+
+
+@contextlib.contextmanager
+def _named_errors() -> Iterator[None]:
+    """Turn an error of Ray's own into one of our vocabulary."""
     import ray
 
-    over = threading.Event()
-    started = time.monotonic()
-    warned = False
-
-    def show() -> None:
-        nonlocal warned
-        played, rewards, actors = ray.get(board.read.remote(), timeout=30)
-        if not actors and not warned and time.monotonic() - started > ROOM_SECONDS:
-            warned = True
-            free = ray.available_resources().get("CPU", 0.0)
-            say(f"waiting for room: an actor asks for rollout.actor_cpus={cpus:g}, the cluster has {free:g} CPUs free")
-        if on_progress is None:
-            return
-        now = {name: _grown(tally, played.get(name, 0), rewards.get(name, 0.0)) for name, tally in tallies.items()}
-        on_progress(sum(t.done for t in now.values()), sum(t.total for t in now.values()), now)
-
-    def watch() -> None:
-        while not over.wait(POLL_SECONDS):
-            with contextlib.suppress(ray.exceptions.RayError):
-                show()
-
-    thread = threading.Thread(target=watch, name="rollout-progress", daemon=True)
-    thread.start()
     try:
         yield
-    finally:
-        over.set()
-        thread.join()
-    with contextlib.suppress(ray.exceptions.RayError):
-        show()
+    except ray.exceptions.RayError as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InfrastructureError(
+            f"Ray: {first}\nFinished episodes are stored; see to the cluster (`ray status`), then the same command "
+            "continues."
+        ) from error
 
 
-def _count(summary: RolloutSummary, report: Report) -> None:
-    if report.failure:
-        summary.unfinished += 1
-        if report.failure not in summary.failures and len(summary.failures) < KEPT_FAILURES:
-            summary.failures.append(report.failure)
-        return
-    if not report.outcome:
-        summary.skipped += 1
-        return
-    outcomes = summary.outcomes.setdefault(report.environment, {})
-    before = sum(outcomes.values())
-    outcomes[report.outcome] = outcomes.get(report.outcome, 0) + 1
-    mean = summary.rewards.get(report.environment, 0.0)
-    summary.rewards[report.environment] = mean + (report.reward - mean) / (before + 1)
-    summary.played += 1
-    summary.steps += report.steps
-    summary.prompt_tokens += report.prompt_tokens
-    summary.completion_tokens += report.completion_tokens
-    summary.episode_seconds += report.seconds
+def _fatal_classes() -> dict[str, type[AgentTuningError]]:
+    found: dict[str, type[AgentTuningError]] = {}
+    waiting: list[type[AgentTuningError]] = [AgentTuningError]
+    while waiting:
+        cls = waiting.pop()
+        found[cls.__name__] = cls
+        waiting += cls.__subclasses__()
+    return found
 
 
 def _interleaved(tasks: Sequence[Task]) -> list[Task]:
@@ -221,15 +198,25 @@ def _interleaved(tasks: Sequence[Task]) -> list[Task]:
     return [task for task in chain.from_iterable(zip_longest(*by_environment.values())) if task is not None]
 
 
-def _tallies(wanted: list[tuple[Task, int]], missing: list[tuple[Task, int]]) -> dict[str, Tally]:
-    totals = {name: 0 for name in dict.fromkeys(task.environment for task, _ in wanted)}
-    left = dict(totals)
-    for task, _ in wanted:
-        totals[task.environment] += 1
-    for task, _ in missing:
-        left[task.environment] += 1
-    return {name: Tally(total=totals[name], done=totals[name] - left[name]) for name in totals}
+def _only(table: pa.Table, wanted: _Attempts) -> pa.Table:
+    """Return the entries of the attempts that were asked for; a directory may hold others."""
+    return table.filter(pc.is_in(table.column("id"), pa.array(list(wanted), pa.string())))
 
 
-def _grown(tally: Tally, played: int, reward: float) -> Tally:
-    return Tally(tally.total, tally.done + played, played, reward / played if played else 0.0)
+def _still_wanted(attempts: _Attempts, stored: pa.Table, ledger: Ledger) -> _Attempts:
+    """Return the attempts that are not stored, but for those of environments whose quota the stored meet."""
+    have = set(stored.column("id").to_pylist())
+    _, kept = _stored_counts(stored, ledger.thresholds)
+    full = {name for name, enough in ledger.quota.items() if kept.get(name, 0) >= enough}
+    return {i: attempt for i, attempt in attempts.items() if i not in have and attempt[0].environment not in full}
+
+
+def _stored_counts(table: pa.Table, thresholds: Mapping[str, float]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the stored and the kept by environment."""
+    done: dict[str, int] = {}
+    kept: dict[str, int] = {}
+    pairs = zip(table.column("environment").to_pylist(), table.column("reward").to_pylist(), strict=True)
+    for name, reward in pairs:
+        done[name] = done.get(name, 0) + 1
+        kept[name] = kept.get(name, 0) + (reward >= thresholds.get(name, 1.0))
+    return done, kept

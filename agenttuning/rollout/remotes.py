@@ -25,6 +25,9 @@ class EnvironmentLost(InfrastructureError):
 class Remote(Protocol):
     """Something that carries out a host's methods; blocking, used from one thread."""
 
+    pid: int | None
+    """The process it lives in, None where that is the worker's own."""
+
     def start(self) -> None:
         """Build the environment."""
         ...
@@ -42,6 +45,7 @@ class Local:
     """The host itself."""
 
     def __init__(self, arguments: tuple[str, dict[str, Any], str | None]) -> None:
+        self.pid: int | None = None
         self._arguments = arguments
         self._host: EnvironmentHost | None = None
 
@@ -66,7 +70,7 @@ class Child:
         self._connection = connection
         self._arguments = arguments
         try:
-            self._pid: int = connection.recv()
+            self.pid: int | None = connection.recv()
         except (EOFError, OSError) as error:
             raise EnvironmentLost(f"environment {name!r}: its process died at its start") from error
 
@@ -93,8 +97,9 @@ class Child:
 
     def kill(self) -> None:
         """Kill the process, which ends a hanging call with `EnvironmentLost`."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGKILL)
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
 
 class Nursery:

@@ -2,22 +2,29 @@
 
 A segment is one file of JSON lines named by its writer and number, written once. A repeated commit writes the same
 name, so it changes nothing; a reader takes each trajectory id once. Nothing is appended to, so a path and an object
-store behave alike.
+store behave alike. Which segments count is said by `agenttuning.storage.index`.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 
-import orjson
 import pyarrow as pa
 from pydantic import ValidationError
 
-from agenttuning.errors import DataError
+from agenttuning.storage.index import SEGMENTS, damaged, read_index, segment_lines, segment_names
 from agenttuning.storage.store import Store
 from agenttuning.trajectory import Trajectory
 
-SEGMENTS = "segments"
-_ID = re.compile(rb'^\{"id":"([^"]+)".*\}$', re.MULTILINE)
+__all__ = [
+    "SEGMENTS",
+    "TRAJECTORY_SCHEMA",
+    "commit_segment",
+    "read_segment",
+    "read_trajectories",
+    "segment_names",
+    "stored_ids",
+    "table_trajectories",
+    "trajectories_table",
+]
 
 _TURN = pa.struct([("from", pa.string()), ("loss", pa.bool_()), ("value", pa.string())])
 TRAJECTORY_SCHEMA = pa.schema(
@@ -43,7 +50,9 @@ TRAJECTORY_SCHEMA = pa.schema(
 _FROM = {"system": "system", "user": "human", "assistant": "gpt", "tool": "tool"}
 
 
-def commit_segment(store: Store, writer: str, number: int, trajectories: Iterable[Trajectory]) -> str:
+def commit_segment(
+    store: Store, writer: str, number: int, trajectories: Iterable[Trajectory], folder: str = SEGMENTS
+) -> str:
     """Write one segment and return its name; durable when the call returns.
 
     Args:
@@ -51,30 +60,22 @@ def commit_segment(store: Store, writer: str, number: int, trajectories: Iterabl
         writer: unique per incarnation of an actor.
         number: counts this writer's segments.
         trajectories: finished episodes.
+        folder: where in the store; a segment outside `SEGMENTS` counts only once a seal names it.
     """
-    name = f"{SEGMENTS}/{writer}-{number:06d}.jsonl"
+    name = f"{folder}/{writer}-{number:06d}.jsonl"
     store.write(name, b"".join(t.model_dump_json().encode() + b"\n" for t in trajectories))
     return name
 
 
 def stored_ids(store: Store) -> set[str]:
-    """Return the ids of all stored trajectories without parsing them; torn last lines do not count."""
-    found: set[str] = set()
-    for name in store.list(prefix=f"{SEGMENTS}/", suffix=".jsonl"):
-        found.update(m.group(1).decode() for m in _ID.finditer(store.read(name)))
-    return found
+    """Return the ids of all stored trajectories that count; see `agenttuning.storage.index`."""
+    return set(read_index(store).column("id").to_pylist())
 
 
 def read_trajectories(store: Store) -> Iterator[Trajectory]:
-    """Yield every stored trajectory once, in the order of segment names.
-
-    A torn last line (a copy broken off) is passed over: its episode is played again.
-
-    Raises:
-        DataError: a segment is damaged elsewhere; names the file and the line.
-    """
+    """Yield every stored trajectory that counts once, in the order of segment names; see `read_segment`."""
     seen: set[str] = set()
-    for name in store.list(prefix=f"{SEGMENTS}/", suffix=".jsonl"):
+    for name in segment_names(store):
         for trajectory in read_segment(store, name):
             if trajectory.id not in seen:
                 seen.add(trajectory.id)
@@ -82,20 +83,16 @@ def read_trajectories(store: Store) -> Iterator[Trajectory]:
 
 
 def read_segment(store: Store, name: str) -> Iterator[Trajectory]:
-    """Yield the trajectories of one segment; see `read_trajectories`."""
-    lines = store.read(name).split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
+    """Yield the trajectories of one segment. A torn last line (a copy broken off): its episode is played again.
+
+    Raises:
+        DataError: a segment is damaged elsewhere; names the file and the line.
+    """
+    for number, raw in segment_lines(store, name):
         try:
-            yield Trajectory.model_validate(orjson.loads(line))
-        except (orjson.JSONDecodeError, ValidationError) as error:
-            if number == len(lines):
-                continue
-            raise DataError(
-                f"{store.uri}/{name}, line {number}: not a trajectory ({str(error).splitlines()[0]}); "
-                "delete that file: its episodes are played again"
-            ) from error
+            yield Trajectory.model_validate(raw)
+        except ValidationError as error:
+            raise damaged(store, name, number, error) from error
 
 
 def trajectories_table(trajectories: Iterable[Trajectory]) -> pa.Table:

@@ -9,6 +9,7 @@ kept. Credentials come from the environment, never from a recipe.
 import errno
 import io
 import os
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from agenttuning.errors import ConfigurationError, DataError, StorageError
+
+PIECE_BYTES = 16 << 20
+"""Of a large file that is copied: held in memory at once."""
 
 
 class Store:
@@ -96,12 +100,13 @@ class Store:
 
     def list(self, prefix: str = "", suffix: str = "") -> list[str]:
         """Return the sorted names of all files below, by prefix and suffix of the relative name."""
+        folder = prefix.rpartition("/")[0]
         if (root := self.local_path()) is not None:
-            paths = (Path(d) / f for d, _, files in os.walk(root) for f in files if not f.startswith(".tmp-"))
+            paths = (Path(d) / f for d, _, files in os.walk(root / folder) for f in files if not f.startswith(".tmp-"))
             names = [p.relative_to(root).as_posix() for p in paths]
         else:
             fs, base = self._connect()
-            selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
+            selector = pafs.FileSelector(f"{base}/{folder}".rstrip("/"), recursive=True, allow_not_found=True)
             try:
                 infos = fs.get_file_info(selector)
             except OSError as error:
@@ -168,9 +173,27 @@ class Store:
         if not names:
             raise DataError(f"{self.uri}/{name}: nothing there; run the stage that writes it first")
         for item in names:
-            target = local_dir / item[len(name) + 1 :]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _write_local(target, self.read(item))
+            self.fetch(item, local_dir / item[len(name) + 1 :])
+
+    def fetch(self, name: str, path: Path) -> None:
+        """Copy one file to a local path, piece by piece.
+
+        Raises:
+            DataError: there is no such file.
+            StorageError: the store does not answer, or the disk is full.
+        """
+        if not self.exists(name):
+            raise DataError(f"{self.uri}/{name}: no such file; run the stage that writes it first")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if (root := self.local_path()) is not None:
+                shutil.copyfile(root / name, path)
+                return
+            fs, base = self._connect()
+            with fs.open_input_stream(f"{base}/{name}", compression=None) as source, path.open("wb") as target:
+                shutil.copyfileobj(source, target, PIECE_BYTES)
+        except OSError as error:
+            raise StorageError(f"{self.uri}/{name}: cannot be copied to {path} ({error})") from error
 
     def _copy_in(self, path: Path, target: str) -> None:
         if self.local_path() is not None:
@@ -179,7 +202,7 @@ class Store:
         fs, base = self._connect()
         try:
             with path.open("rb") as source, fs.open_output_stream(f"{base}/{target}", compression=None) as stream:
-                while chunk := source.read(16 << 20):
+                while chunk := source.read(PIECE_BYTES):
                     stream.write(chunk)
         except OSError as error:
             raise StorageError(f"{self.uri}/{target}: cannot be written ({error})") from error

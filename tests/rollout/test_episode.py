@@ -13,6 +13,7 @@ from agenttuning.policies.base import Reply
 from agenttuning.rollout.episode import Attempt, Limits, play_episode
 from agenttuning.rollout.expert import expert_act
 from agenttuning.rollout.isolation import SeatPool
+from agenttuning.rollout.remotes import EnvironmentLost
 from agenttuning.trajectory import Outcome, Trajectory, trajectory_id
 
 LOOSE = Limits(max_malformed=3, max_repeats=3)
@@ -146,13 +147,15 @@ def test_the_context_ends_by_estimate_by_usage_and_by_the_endpoint():
 
 def test_usage_reasoning_and_notes_are_kept():
     reply = Reply(
-        content="Act: slow(0)", finish_reason="stop", prompt_tokens=9, completion_tokens=4, seconds=1.5, reasoning="hm"
-    )
+        content="Act: slow(0)", finish_reason="stop", prompt_tokens=9, completion_tokens=4, seconds=1.5, reasoning="hm",
+        cost=0.5, cached_tokens=3,
+    )  # fmt: skip
     trajectory, _ = play(says(reply, "Act: wave", "Act: finish"))
     call = trajectory.calls[0]
     assert (call.prompt_tokens, call.completion_tokens, call.seconds, call.finish_reason) == (9, 4, 1.5, "stop")
     assert trajectory.turns[3].reasoning == "hm"
     found = trajectory.diagnostics
+    assert (found["cost"], found["cached_tokens"]) == (0.5, 3)
     assert (found["truncated_observations"], found["replaced_actions"], found["error_steps"]) == (1, 1, [5])
     assert found["notes"] == [{"turn": 3, "truncated": True, "replaced_by": "wait"}]
 
@@ -162,15 +165,13 @@ def test_an_environment_that_raises_is_a_failure_with_its_reason(cls):
     trajectory, usable = play(says("Act: add(1)", "Act: raise"), cls=cls)
     assert (trajectory.outcome, trajectory.reward, trajectory.evidence) == (Outcome.ENVIRONMENT_FAILURE, 0.0, {})
     assert "KeyError: 'abacus'" in trajectory.diagnostics["last_error"]
-    assert "lost" not in trajectory.diagnostics
     assert len(trajectory.turns) == 5
     assert not usable
 
 
-def test_a_lost_environment_is_a_failure_that_says_so():
-    trajectory, _ = play(says("Act: die"), cls=ToyProcess)
-    assert trajectory.outcome is Outcome.ENVIRONMENT_FAILURE
-    assert trajectory.diagnostics["lost"] is True
+def test_a_lost_environment_is_no_outcome():
+    with pytest.raises(EnvironmentLost, match="its process died during play"):
+        play(says("Act: die"), cls=ToyProcess)
 
 
 def test_failures_of_the_world_are_no_outcome():

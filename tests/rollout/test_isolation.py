@@ -18,11 +18,12 @@ from agenttuning.rollout.remotes import EnvironmentLost
 KINDS = pytest.mark.parametrize("cls", [Toy, ToyProcess])
 
 
-def run(work, cls, marks, step_s=20.0, **settings):
+def run(work, cls, marks, step_s=20.0, pool=None, **settings):
     """Run `work(pool)` on a pool of `cls`."""
+    bounds = pool or {}
 
     async def main():
-        pool = SeatPool(cls, {"marks": str(marks), **settings}, None, step_s)
+        pool = SeatPool(cls, {"marks": str(marks), **settings}, None, step_s, **bounds)
         try:
             return await work(pool)
         finally:
@@ -158,6 +159,48 @@ def test_an_environment_that_does_not_import_says_why(toys, monkeypatch):
             await pool.take().open(toy_task(), False)
 
     run(work, ToyProcess, toys)
+
+
+def test_an_instance_is_replaced_after_so_many_episodes(toys):
+    async def work(pool):
+        for number in range(6):
+            seat = pool.take()
+            await seat.open(toy_task(number=number), False)
+            await seat.close()
+            pool.give_back(seat)
+
+    run(work, ToyProcess, toys, pool={"recycle_episodes": 2})
+    assert len(set(pids(toys, "reset"))) == 3
+    assert sorted(pids(toys, "shutdown")) == sorted(set(pids(toys, "reset")))
+
+
+def test_a_leak_is_ended_between_episodes_and_harms_no_neighbour(toys, monkeypatch):
+    monkeypatch.setattr(isolation, "MEMORY_SECONDS", 0.1)
+
+    async def work(pool):
+        for number in range(8):
+            seat = pool.take()
+            await seat.open(toy_task(number=number), False)
+            await asyncio.sleep(0.3)
+            assert (await seat.play("Act: add(2)")).step.observation == "The number is 2."
+            await seat.close()
+            pool.give_back(seat)
+
+    run(work, ToyProcess, toys, pool={"memory_mib": 150}, leak_mib=60)
+    assert 2 <= len(set(pids(toys, "reset"))) <= 5
+
+
+def test_a_sudden_leak_is_killed_with_its_reason(toys, monkeypatch):
+    monkeypatch.setattr(isolation, "MEMORY_SECONDS", 0.1)
+
+    async def work(pool):
+        greedy, other = pool.take(), pool.take()
+        await asyncio.gather(greedy.open(toy_task(), False), other.open(toy_task(), False))
+        with pytest.raises(EnvironmentLost, match=r"held \d+ MiB, more than twice rollout.environment_memory_mib=100"):
+            await greedy.play("Act: leak(300)")
+        assert (await other.play("Act: add(2)")).step.observation == "The number is 2."
+
+    run(work, ToyProcess, toys, pool={"memory_mib": 100})
 
 
 def test_children_die_with_a_killed_worker(toys):

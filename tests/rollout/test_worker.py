@@ -1,6 +1,7 @@
 import asyncio
 import re
 import time
+from collections import Counter
 
 import pytest
 from fake_endpoint import HANG, Fault, fake_endpoint
@@ -9,10 +10,11 @@ from toy_environments import ToySettings, toy_task
 from agenttuning.errors import ConfigurationError
 from agenttuning.recipe import EnvironmentSpec, PolicySpec, Recipe, Rollout
 from agenttuning.rollout.expert import environment_settings, identity
-from agenttuning.rollout.worker import EpisodeWorker, RolloutPlan, check_environments, episode_seed
+from agenttuning.rollout.worker import TRIES_HERE, EpisodeWorker, RolloutPlan, check_environments, episode_seed
 from agenttuning.storage import Store
+from agenttuning.storage.lease import Lease
 from agenttuning.storage.segments import read_trajectories, stored_ids
-from agenttuning.trajectory import Outcome, trajectory_id
+from agenttuning.trajectory import trajectory_id
 
 NAMES = ("toy", "toy-process", "toy-strict")
 
@@ -29,14 +31,17 @@ def endpoint_spec(fake, **more):
     return PolicySpec(kind="endpoint", base_url=fake.base_url, model="toy-model", **settings)
 
 
-def work(tasks, recipe, policy, store, stored=frozenset()):
+def work(tasks, recipe, policy, store, stored=frozenset(), failures=None, full=frozenset(), attempts=(0,), **plan):
     told = []
 
     async def main():
-        worker = EpisodeWorker(RolloutPlan(recipe, policy, store), stored, told.append)
+        worker = EpisodeWorker(RolloutPlan(recipe, policy, store, **plan), stored, told.append)
+        worker.full = full
         try:
-            return await asyncio.gather(*(worker.play(task, 0) for task in tasks))
+            return await asyncio.gather(*(worker.play(task, number) for task in tasks for number in attempts))
         finally:
+            if failures is not None:
+                failures.update(worker.failures)
             await worker.aclose()
 
     reports = asyncio.run(main())
@@ -101,7 +106,7 @@ def test_episodes_are_committed_together_and_soon(toys, store):
 
 
 def test_a_lost_environment_is_played_again_elsewhere(toys, store):
-    recipe = toy_recipe(toys, step_timeout_s=1.0, retries=1)
+    recipe = toy_recipe(toys, step_timeout_s=1.0)
     with fake_endpoint(lambda body, n: "Act: hang_once" if len(body["messages"]) == 3 else solve(body, n)) as fake:
         (report,) = work([toy_task(5, environment="toy-process")], recipe, endpoint_spec(fake), store)
     assert (report.outcome, report.failure) == ("completed", "")
@@ -111,20 +116,22 @@ def test_a_lost_environment_is_played_again_elsewhere(toys, store):
 
 def test_a_world_that_breaks_once_is_played_again(toys, store):
     with fake_endpoint(lambda body, n: "Act: world_once" if len(body["messages"]) == 3 else "Act: finish") as fake:
-        (report,) = work([toy_task(5)], toy_recipe(toys, retries=1), endpoint_spec(fake), store)
+        (report,) = work([toy_task(5)], toy_recipe(toys), endpoint_spec(fake), store)
     assert report.outcome == "completed"
 
 
-def test_a_process_that_always_dies_is_an_outcome_and_harms_no_other(toys, store):
+def test_a_process_that_always_dies_is_never_data_and_harms_no_other(toys, store):
     def script(body, n):
         return "Act: die" if "Reach 9" in body["messages"][2]["content"] else solve(body, n)
 
     tasks = [toy_task(9, 0, environment="toy-process"), *(toy_task(4, i, environment="toy-process") for i in range(6))]
     with fake_endpoint(script) as fake:
-        reports = work(tasks, toy_recipe(toys, retries=1), endpoint_spec(fake), store)
-    assert [r.outcome for r in reports] == ["environment_failure", *["completed"] * 6]
-    lost = next(t for t in read_trajectories(store) if t.outcome is Outcome.ENVIRONMENT_FAILURE)
-    assert lost.diagnostics["lost"] is True
+        failures = Counter()
+        lost, *others = work(tasks, toy_recipe(toys), endpoint_spec(fake), store, failures=failures)
+    assert [r.outcome for r in others] == ["completed"] * 6
+    assert ("its process died" in lost.failure, lost.outcome, lost.fatal) == (True, "", "")
+    assert stored_ids(store) == {r.id for r in others}
+    assert failures == {("toy-process", "environment lost"): TRIES_HERE}
 
 
 def test_an_episode_that_the_world_fails_is_given_back_and_not_stored(toys, store):
@@ -134,17 +141,66 @@ def test_an_episode_that_the_world_fails_is_given_back_and_not_stored(toys, stor
         return "Act: world" if "Reach 9" in body["messages"][2]["content"] else solve(body, n)
 
     with fake_endpoint(script) as fake:
-        bad, good = work(tasks, toy_recipe(toys, retries=0), endpoint_spec(fake), store)
+        bad, good = work(tasks, toy_recipe(toys), endpoint_spec(fake), store)
     assert ("the world is broken" in bad.failure, bad.fatal, bad.outcome) == (True, "", "")
     assert stored_ids(store) == {good.id}
 
 
 def test_an_episode_has_a_time_limit(toys, store):
     with fake_endpoint(lambda body, n: HANG) as fake:
-        recipe = toy_recipe(toys, episode_timeout_s=0.4, retries=0)
+        recipe = toy_recipe(toys, episode_timeout_s=0.4)
         (report,) = work([toy_task()], recipe, endpoint_spec(fake), store)
     assert "rollout.episode_timeout_s=0.4" in report.failure
     assert not stored_ids(store)
+
+
+def test_failures_are_told_apart_where_they_are_seen(toys, store):
+    failures = Counter()
+    with fake_endpoint(lambda body, n: "Act: world") as fake:
+        work([toy_task()], toy_recipe(toys), endpoint_spec(fake), store, failures=failures)
+    with fake_endpoint(lambda body, n: Fault(503, "down")) as fake:
+        work([toy_task()], toy_recipe(toys), endpoint_spec(fake, patience_s=0.1), store, failures=failures)
+    with fake_endpoint(lambda body, n: "Act: hang") as fake:
+        recipe = toy_recipe(toys, episode_timeout_s=0.3)
+        work([toy_task(environment="toy-process")], recipe, endpoint_spec(fake), store, failures=failures)
+    assert failures == {
+        ("toy", "environment's world"): 2,
+        ("toy", "endpoint"): 1,
+        ("toy-process", "episode time"): 2,
+    }
+
+
+def test_attempts_have_their_own_temperature_seed_and_identity(toys, store):
+    with fake_endpoint(solve) as fake:
+        policy = endpoint_spec(fake, temperature=0.5, send_seed=True)
+        temperatures = (0.2, 0.9)
+        reports = work([toy_task(4)], toy_recipe(toys), policy, store, attempts=(0, 1, 2), temperatures=temperatures)
+        sent = [(r["temperature"], r["seed"]) for r in fake.requests if len(r["messages"]) == 3]
+    assert len({r.id for r in reports}) == 3
+    assert sorted(t for t, _ in sent) == [0.2, 0.2, 0.9]
+    assert len({seed for _, seed in sent}) == 3
+    kept = {t.attempt: t.settings["temperature"] for t in read_trajectories(store)}
+    assert kept == {0: 0.2, 1: 0.9, 2: 0.2}
+
+
+def test_what_a_quota_makes_unneeded_is_not_played(toys, store):
+    tasks = [toy_task(4, 0), toy_task(4, 1, environment="toy-strict")]
+    full, other = work(tasks, toy_recipe(toys), PolicySpec(), store, full=frozenset({"toy"}))
+    assert (full.full, full.outcome, full.failure) == (True, "", "")
+    assert other.outcome == "completed"
+    assert stored_ids(store) == {other.id}
+
+
+def test_a_fenced_worker_writes_nothing_and_stops(toys, store):
+    old = Lease(store, "first")
+    old.release()
+    with Lease(store, "second") as lease:
+        assert lease.epoch > old.epoch
+        reports = work([toy_task(3, i) for i in range(4)], toy_recipe(toys), PolicySpec(), store, epoch=old.epoch)
+        assert {r.fatal for r in reports} == {"Fenced"}
+        assert store.list(prefix="segments/") == []
+        work([toy_task(3, 9)], toy_recipe(toys), PolicySpec(), store, epoch=lease.epoch)
+    assert len(stored_ids(store)) == 1
 
 
 def test_a_refused_key_stops_all_and_keeps_what_is_stored(toys, store):
@@ -168,7 +224,7 @@ def test_a_silent_endpoint_stops_all(toys, store):
     with fake_endpoint(lambda body, n: Fault(503, "down")) as fake:
         reports = work([toy_task(3, i) for i in range(12)], recipe, endpoint_spec(fake, patience_s=0.3), store)
         assert len(fake.requests) < 12
-    assert {r.fatal for r in reports} == {"InfrastructureError"}
+    assert {r.fatal for r in reports} == {"PolicyLost"}
     assert all("patience_s=0.3" in r.failure for r in reports)
 
 

@@ -21,12 +21,18 @@ from agenttuning.environments.base import (
 from agenttuning.errors import ConfigurationError, InfrastructureError, MalformedReply
 from agenttuning.trajectory import Action, Task, Turn
 
+HURRY = "hurry"
+
 
 class ToySettings(EnvironmentSettings):
     mistake_rate: float = 0.0
     marks: str | None = None
     """Directory in which resets, shutdowns and process ids leave a mark."""
     broken: bool = False
+    pause_s: float = 0.0
+    """How long a step takes, until there is a mark `hurry`."""
+    leak_mib: int = 0
+    """What every reset leaks."""
 
 
 class Toy(Environment):
@@ -45,6 +51,7 @@ class Toy(Environment):
         self._value = 0
         self._task: Task | None = None
         self._open = False
+        self._leaked: list[bytes] = []
 
     def tasks(self, split: str, count: int, seed: int) -> Iterator[Task]:
         for index in range(count):
@@ -63,12 +70,18 @@ class Toy(Environment):
         self._mark("reset")
         assert self._thread == threading.get_ident()
         self._value, self._task, self._open = 0, task, True
+        self._leaked.append(b"x" * (self.settings.leak_mib << 20))
         if task.payload.get("reset") == "hang":
             time.sleep(60)
         return f"{task.instruction} The number is 0."
 
     def step(self, action: Action) -> Step:
         assert self._thread == threading.get_ident()
+        if self.settings.pause_s and not Path(self.settings.marks or "", HURRY).exists():
+            time.sleep(self.settings.pause_s)
+        if action.name == "leak":
+            self._leaked.append(b"x" * (action.arguments["n"] << 20))
+            time.sleep(5)
         if action.name == "finish":
             return Step("", done=True)
         if action.name == "add":

@@ -1,0 +1,101 @@
+"""What a rollout came to, computed from what is stored: counts, rewards, tokens, cost, pass@k."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from agenttuning.rollout.attempts import mean_pass_at_k
+
+TOKENS = ("prompt_tokens", "completion_tokens")
+KEPT_FAILURES = 5
+"""How many different failure messages a summary keeps."""
+
+
+@dataclass
+class RolloutSummary:
+    """What one call of `play_tasks` did, and what is stored after it."""
+
+    total: int
+    """Attempts asked for."""
+    skipped: int
+    """Attempts that were stored before."""
+    played: int = 0
+    """Attempts played and stored."""
+    unfinished: int = 0
+    """Attempts given back after infrastructure failures; the next call plays them."""
+    unneeded: int = 0
+    """Attempts not played because their environment's quota was met."""
+    outcomes: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Count of the played by environment and outcome."""
+    rewards: dict[str, float] = field(default_factory=dict)
+    """Mean reward of the played by environment."""
+    kept: dict[str, int] = field(default_factory=dict)
+    """Stored attempts with at least the environment's `reward_threshold`."""
+    cost: dict[str, float] = field(default_factory=dict)
+    """Cost of the played by environment, where prices are known."""
+    cost_per_kept: dict[str, float] = field(default_factory=dict)
+    tokens_per_kept: dict[str, float] = field(default_factory=dict)
+    """Prompt and completion tokens of all the played, per kept one of them."""
+    pass_at: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Unbiased pass@k by environment and k, over all stored attempts, where there are several a task."""
+    best: dict[str, float] = field(default_factory=dict)
+    """Mean reward of each task's best attempt, where there are several."""
+    retried: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Infrastructure failures that were tried again, by environment and kind."""
+    steps: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    episode_seconds: float = 0.0
+    """Sum of the episodes' wall times."""
+    seconds: float = 0.0
+    """Wall time of the call."""
+    failures: list[str] = field(default_factory=list)
+    """Some reasons of the unfinished."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary as plain JSON values."""
+        return asdict(self)
+
+
+def add_stored(summary: RolloutSummary, stored: pa.Table, before: pa.Array, thresholds: dict[str, float]) -> None:
+    """Fill a summary from what is stored now.
+
+    Args:
+        summary: what to fill.
+        stored: table of `ENTRY_SCHEMA` of the attempts that were asked for, each once.
+        before: ids that were stored before the call.
+        thresholds: reward from which on an episode is kept, by environment.
+    """
+    for name in sorted(stored.column("environment").unique().to_pylist()):
+        mine = stored.filter(pc.equal(stored.column("environment"), name))
+        good = pc.greater_equal(mine.column("reward"), thresholds.get(name, 1.0))
+        mine = mine.append_column("kept", good.cast(pa.int64()))
+        summary.kept[name] = pc.sum(mine.column("kept")).as_py()
+        _add_fresh(summary, name, mine.filter(pc.invert(pc.is_in(mine.column("id"), before))))
+        tasks = mine.group_by("task").aggregate([("kept", "count"), ("kept", "sum"), ("reward", "max")])
+        counts = tasks.column("kept_count").to_pylist()
+        if max(counts) > 1:
+            chances = mean_pass_at_k(zip(counts, tasks.column("kept_sum").to_pylist(), strict=True))
+            summary.pass_at[name] = {str(k): round(p, 4) for k, p in chances.items()}
+            summary.best[name] = round(pc.mean(tasks.column("reward_max")).as_py(), 4)
+
+
+def _add_fresh(summary: RolloutSummary, name: str, fresh: pa.Table) -> None:
+    if not fresh.num_rows:
+        return
+    total = {c: pc.sum(fresh.column(c)).as_py() for c in ("kept", "steps", "seconds", "cost", *TOKENS)}
+    summary.outcomes[name] = {c["values"]: c["counts"] for c in fresh.column("outcome").value_counts().to_pylist()}
+    summary.rewards[name] = pc.mean(fresh.column("reward")).as_py()
+    summary.played += fresh.num_rows
+    summary.steps += total["steps"]
+    summary.prompt_tokens += total["prompt_tokens"]
+    summary.completion_tokens += total["completion_tokens"]
+    summary.episode_seconds += total["seconds"]
+    if total["cost"]:
+        summary.cost[name] = round(total["cost"], 6)
+    if total["kept"]:
+        summary.tokens_per_kept[name] = round(sum(total[c] for c in TOKENS) / total["kept"], 1)
+        if total["cost"]:
+            summary.cost_per_kept[name] = round(total["cost"] / total["kept"], 6)

@@ -1,0 +1,108 @@
+"""Rounds of rejection sampling: generate, curate, mix, train, export, and again with what was learned.
+
+A recipe of N rounds is N runs. The last is the run itself; the others lie below it, as `rounds/<name>-1`, `-2`, ...,
+each a whole run directory for `agenttuning show` and the rest. A round plays new tasks with the recipe's policy and
+with the model of the round before; it learns from what all rounds so far collected, always from the base model, as
+AgentEvol does (Xi et al. 2024, section 4).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agenttuning.machine import cache_directory
+from agenttuning.progress import say
+from agenttuning.recipe import PolicySpec, Recipe
+from agenttuning.servers import Servers
+from agenttuning.session import Session, run_store
+from agenttuning.stages.common import done_key
+from agenttuning.storage import Store
+from agenttuning.trajectory import content_hash
+
+ROUNDS = "rounds"
+
+
+def round_recipes(recipe: Recipe, store: Store) -> list[Recipe]:
+    """Return the recipes of the rounds before the run's own, the first one first.
+
+    Args:
+        recipe: of the run.
+        store: its run directory.
+    """
+    root = store.child(ROUNDS).uri
+    earlier = list(recipe.rollout.earlier)
+    found: list[Recipe] = []
+    for number in range(1, recipe.rollout.rounds):
+        run = recipe.run.model_copy(update={"name": f"{recipe.run.name}-{number}", "root": root})
+        rollout = recipe.rollout.model_copy(update={"rounds": 1, "earlier": tuple(earlier)})
+        tracking = recipe.tracking.model_copy(update={"group": recipe.tracking.group or recipe.run.name})
+        found.append(recipe.model_copy(update={"run": run, "rollout": rollout, "tracking": tracking}))
+        earlier.append(run_store(found[-1]).uri)
+    return found
+
+
+def earlier_rounds(session: Session) -> list[Store]:
+    """Return the run directories of the rounds before, the oldest first."""
+    own = [run_store(recipe) for recipe in round_recipes(session.recipe, session.store)]
+    return [*(Store(uri) for uri in session.recipe.rollout.earlier), *own]
+
+
+def play_rounds(session: Session) -> None:
+    """Run the rounds before the run's own, as far as they are not done."""
+    from agenttuning.stages import curate, export, generate, mix, train
+
+    recipes = round_recipes(session.recipe, session.store)
+    for number, recipe in enumerate(recipes, start=1):
+        say(f"round {number} of {len(recipes) + 1}: {run_store(recipe).uri}")
+        session.ray()
+        with Session(recipe) as of_round, Servers(of_round) as servers:
+            with of_round.timed("generate"):
+                generate(of_round, servers)
+            with of_round.timed("curate"):
+                curate(of_round)
+            with of_round.timed("mix"):
+                mix(of_round, servers)
+            servers.stop()
+            with of_round.timed("train"):
+                train(of_round)
+            with of_round.timed("export"):
+                export(of_round)
+
+
+def model_key(run: Store) -> str:
+    """Return the fingerprint of the model that a run exported.
+
+    Raises:
+        ConfigurationError: it has not exported one.
+    """
+    return done_key(run.child("export"), "export")
+
+
+@contextmanager
+def earlier_model(session: Session, run: Store) -> Iterator[PolicySpec]:
+    """Serve the model that an earlier round exported, and give it as a policy that samples as the recipe's does."""
+    from agenttuning.policies.serving import served
+
+    recipe = session.recipe
+    name = f"{run.uri.partition('?')[0].rsplit('/', 1)[-1]}-{model_key(run)[:8]}"
+    say(f"serving the model of {run.uri} with vLLM behind Ray Serve")
+    session.ray()
+    with served(_directory(run), recipe.serving, name) as endpoint:
+        sampling = {"temperature": recipe.policy.temperature, "top_p": recipe.policy.top_p}
+        yield PolicySpec(
+            kind="endpoint",
+            base_url=endpoint.base_url,
+            model=endpoint.model,
+            max_tokens=recipe.policy.max_tokens,
+            send_seed=endpoint.takes_seed,
+            **sampling,
+        )
+
+
+def _directory(run: Store) -> Path:
+    """Return a run's model as a local directory, fetched where the run is remote."""
+    if (root := run.local_path()) is not None:
+        return root / "model"
+    target = cache_directory() / "runs" / content_hash([run.uri, model_key(run)]) / "model"
+    run.download("model", target)
+    return target
