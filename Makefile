@@ -1,4 +1,4 @@
-.PHONY: demo test check setup clean bench-rollouts bench-environments bench-curation bench-endpoint
+.PHONY: demo test check setup clean bench-training bench-rollouts bench-environments bench-curation bench-endpoint
 SHELL := /bin/bash
 
 demo: ## the whole loop on the embedded defaults: about 15 minutes on two cores after installation
@@ -19,8 +19,12 @@ check: ## lint, format and strict types
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-bench-rollouts: ## on an idle machine; each keeps its result in benchmarks/results
-	.venv/bin/python benchmarks/rollouts.py
+bench-training: ## on an idle machine, as all of these: supervised tokens per second against TRL and the Hugging Face Trainer
+	.venv/bin/python -m pip install -q --disable-pip-version-check -c cluster/constraints.txt trl
+	.venv/bin/python benchmarks/training.py
+
+bench-rollouts: ## against other schedules, under faults; 100,000 episodes
+	.venv/bin/python benchmarks/rollouts.py --vllm
 
 bench-environments: ## steps and episodes per second, start-up and memory of every environment
 	.venv/bin/python benchmarks/environments.py

@@ -83,6 +83,7 @@ class Throttle:
         self._order = itertools.count()
         self._kept: list[float] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
         self._broken: AgentTuningError | None = None
         self._joined = link is None
         self._talk: asyncio.Task[None] | None = None
@@ -205,10 +206,12 @@ class Throttle:
         """Try again when a pause is over or a kept slot is free, which nobody else announces."""
         now = time.monotonic()
         at = min((t for t in (self.resume_at, *self._kept[:1]) if t > now), default=None)
-        if at is not None and (self._timer is None or self._timer.when() <= now or at < self._timer.when()):
+        if at is not None and (self._timer is None or self._timer_at <= now or at < self._timer_at):
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = asyncio.get_running_loop().call_later(min(at - now, BEAT_S), self._pump)
+            # Kept here too: a handle of uvloop, which Ray's workers run, need not know when it is due.
+            self._timer_at = now + min(at - now, BEAT_S)
+            self._timer = asyncio.get_running_loop().call_later(self._timer_at - now, self._pump)
 
     def _fail(self, error: AgentTuningError) -> None:
         waiting, self._waiting = self._waiting, []
