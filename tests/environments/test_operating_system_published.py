@@ -190,8 +190,9 @@ def test_the_background_program_of_a_dev_record_runs_and_outlives_a_stopped_act(
     start = "(while :; do echo tick >> /root/log; sleep 0.05; done) &"
     given = {"description": "Which file grows?", "create": {"local": "default"}, "start": start}
     save(tmp_path / "os_interaction" / "data" / "dev.json", [given | {"evaluation": {"match": "log"}}])
-    grows = "until [ -s /root/log ]; do sleep 0.1; done; a=$(wc -l < /root/log); for i in $(seq 50); do b=$(wc -l < /root/log); test $b -gt $a && break; sleep 0.1; done; test $b -gt $a && echo grows"
-    with published(tmp_path, "agentbench_dev", command_timeout_s=1.0) as env:
+    count = "$(cat /root/log | wc -l)"
+    grows = f"a={count}; until [ {count} -gt $a ]; do sleep 0.1; done; echo grows"
+    with published(tmp_path, "agentbench_dev", command_timeout_s=3.0) as env:
         task = next(env.tasks("test", 1, 0))
         env.reset(task)
         for script, said in ((grows, "grows"), ("sleep 60", "stopped"), (grows, "grows")):
