@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 from agenttuning import __version__, pipeline
 from agenttuning.errors import AgentTuningError, ConfigurationError
 from agenttuning.progress import say
-from agenttuning.recipe import EnvironmentSpec, Recipe, load_recipe
+from agenttuning.recipe import PAPER_THRESHOLDS, EnvironmentSpec, Recipe, load_recipe
 
 EPILOG = (
     "Overrides are written section.key=value, for example training.learning_rate=2e-5. Run again, a verb continues "
@@ -244,7 +244,8 @@ def check(
     from agenttuning.environments.checking import check_environment
 
     loaded = _load(words, recipe)
-    spec = loaded.environments.get(name, EnvironmentSpec())
+    unnamed = EnvironmentSpec(reward_threshold=PAPER_THRESHOLDS.get(name, 1.0))
+    spec = loaded.environments.get(name, unnamed)
     root, least = loaded.data.root, spec.reward_threshold
     failed = 0
     for found in check_environment(name, count=tasks, settings=spec.settings, data_root=root, seed=seed, reward=least):

@@ -61,3 +61,11 @@ def test_one_number_of_tasks_for_all_environments() -> None:
     recipe = validate_recipe(raw)
     assert {name: spec.train_tasks for name, spec in recipe.environments.items()} == {"os": 7, "db": 7}
     assert validate_recipe(recipe.model_dump(mode="json")) == recipe
+
+
+def test_an_environment_has_the_papers_threshold_unless_told() -> None:
+    recipe = validate_recipe({"environments": {"mind2web": None, "os": {"train_tasks": 1}}})
+    assert recipe.environments["mind2web"].reward_threshold == 2 / 3
+    assert recipe.environments["os"].reward_threshold == 1.0
+    told = validate_recipe({"environments": {"mind2web": {"reward_threshold": 1.0}}})
+    assert told.environments["mind2web"].reward_threshold == 1.0

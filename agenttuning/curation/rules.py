@@ -15,7 +15,7 @@ from agenttuning.conversations.importing import IMPORTED
 from agenttuning.curation.steps import Objection, Played, Rule, own_turns, played
 from agenttuning.curation.thoughts import hindsight, misalignment
 from agenttuning.errors import ConfigurationError
-from agenttuning.recipe import Recipe
+from agenttuning.recipe import PAPER_THRESHOLDS, Recipe
 from agenttuning.trajectory import Outcome, Trajectory
 
 __all__ = ["ALL_RULES", "RULES", "Played", "check_rules", "first_objection", "played"]
@@ -23,9 +23,6 @@ __all__ = ["ALL_RULES", "RULES", "Played", "check_rules", "first_objection", "pl
 SPECIAL_RULES = ("scrub", "contamination", "duplicate", "near_duplicate", "near_task")
 """Rules that change a trajectory, need the evaluation splits, or compare trajectories with each other."""
 DUPLICATE, NEAR_DUPLICATE, NEAR_TASK, QUOTA = "duplicate", "near_duplicate", "near_task", "quota"
-
-PAPER_THRESHOLDS = {"mind2web": 2 / 3}
-"""Reward thresholds of the paper that are not 1, for imported trajectories of environments outside the recipe."""
 
 
 def reward(trajectory: Trajectory, recipe: Recipe) -> Objection | None:

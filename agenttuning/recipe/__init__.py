@@ -19,10 +19,21 @@ from agenttuning.recipe.learning import (
     Validation,
 )
 from agenttuning.recipe.measuring import Cluster, Evaluation, Serving, Tracking
-from agenttuning.recipe.playing import BudgetSpec, Data, EnvironmentSpec, Model, PolicySpec, Prices, Rollout, Run
+from agenttuning.recipe.playing import (
+    PAPER_THRESHOLDS,
+    BudgetSpec,
+    Data,
+    EnvironmentSpec,
+    Model,
+    PolicySpec,
+    Prices,
+    Rollout,
+    Run,
+)
 from agenttuning.recipe.whole import Recipe, dump_recipe, load_recipe, validate_recipe
 
 __all__ = [
+    "PAPER_THRESHOLDS",
     "BudgetSpec",
     "Cluster",
     "Curation",

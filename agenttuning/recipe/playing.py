@@ -25,6 +25,10 @@ class Data(Section):
     """Directory of published task data, laid out as in docs/data.md; unset, environments use embedded defaults."""
 
 
+PAPER_THRESHOLDS = {"mind2web": 2 / 3}
+"""Reward thresholds of the paper that are not 1 (section 2.1.3)."""
+
+
 class EnvironmentSpec(Section):
     """One environment of the run."""
 
@@ -39,7 +43,7 @@ class EnvironmentSpec(Section):
     demonstration: bool = False
     """Put one worked example (never trained) before the task, for teacher, base and tuned model alike."""
     reward_threshold: Fraction = 1.0
-    """Curation keeps trajectories with at least this reward (the paper: 1.0, Mind2Web 2/3)."""
+    """Curation keeps trajectories with at least this reward; unset, the paper's (1.0, Mind2Web 2/3)."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """The environment's own settings; `agenttuning doctor` lists them."""
 

@@ -15,7 +15,7 @@ from agenttuning.recipe.learning import (
     Training,
 )
 from agenttuning.recipe.measuring import Cluster, Evaluation, Serving, Tracking
-from agenttuning.recipe.playing import Data, EnvironmentSpec, Model, PolicySpec, Rollout, Run
+from agenttuning.recipe.playing import PAPER_THRESHOLDS, Data, EnvironmentSpec, Model, PolicySpec, Rollout, Run
 
 
 class Recipe(Section):
@@ -39,13 +39,19 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _scaled(cls, raw: Any) -> Any:
-        rollout = raw.get("rollout") if isinstance(raw, dict) else None
-        count = rollout.get("tasks_per_environment") if isinstance(rollout, dict) else None
-        if count is None or not isinstance(raw.get("environments"), dict):
+    def _filled(cls, raw: Any) -> Any:
+        """Give environments the threshold that the paper had for theirs, and the number of tasks asked for of all."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("environments"), dict):
             return raw
-        scaled = {n: {**(spec or {}), "train_tasks": count} for n, spec in raw["environments"].items()}
-        return {**raw, "environments": scaled}
+        rollout = raw.get("rollout")
+        count = rollout.get("tasks_per_environment") if isinstance(rollout, dict) else None
+        filled = {}
+        for name, spec in raw["environments"].items():
+            if isinstance(spec, dict | None):
+                threshold = {"reward_threshold": PAPER_THRESHOLDS[name]} if name in PAPER_THRESHOLDS else {}
+                spec = threshold | (spec or {}) | ({} if count is None else {"train_tasks": count})
+            filled[name] = spec
+        return {**raw, "environments": filled}
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
