@@ -81,7 +81,13 @@ def main() -> None:
             kind, who = CONTESTS[name]
             found[name] = run(who.split(), data, kind, options.steps)
             print(f"{name:14}{found[name]['supervised_per_second']:9.0f} supervised tokens/s", flush=True)
-    report = {**summarise(found), "runs": found, "data": about, "load_before": load, "machine": platform.processor()}
+    report = {
+        **summarise(found),
+        "runs": found,
+        "data": about,
+        "load_before": load,
+        "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
+    }
     text = json.dumps(report, indent=2) + "\n"
     usual = options.steps == STEPS and not options.force and len(found) == len(CONTESTS)
     if target := options.output or (RESULTS if usual else None):

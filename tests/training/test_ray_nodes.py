@@ -38,11 +38,19 @@ class Nodes:
     def add(self) -> Any:
         return self.cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
 
-    def of_a_worker(self) -> Any:
-        """The node that trains."""
+    def actors(self) -> list[Any]:
+        """The actors that train."""
         from ray.util.state import list_actors
 
-        (actor,) = [a for a in list_actors(filters=[("state", "=", "ALIVE")]) if "RayTrainWorker" in a.class_name]
+        return [a for a in list_actors(filters=[("state", "=", "ALIVE")]) if "RayTrainWorker" in a.class_name]
+
+    def workers(self) -> list[psutil.Process]:
+        """Their processes."""
+        return [psutil.Process(actor.pid) for actor in self.actors()]
+
+    def of_a_worker(self) -> Any:
+        """The node that trains."""
+        (actor,) = self.actors()
         return next(n for n in self.nodes if n.node_id == actor.node_id)
 
     def drain(self, node: Any, seconds: float) -> None:
@@ -129,8 +137,7 @@ def test_a_worker_that_hangs_is_found_by_the_time_limit(
 
     def watch(metrics: dict[str, Any]) -> None:
         if metrics["step"] >= 7 and not stopped:
-            of_all = psutil.Process().children(recursive=True) + psutil.Process(1).children(recursive=True)
-            stopped.extend({p for p in of_all if "RayTrainWorker" in " ".join(p.cmdline())})
+            stopped.extend(nodes.workers())
             stopped[0].suspend()
 
     summary = run_training(recipe, model, items, Store(str(tmp_path / "training")), watch, notes.append)
@@ -171,8 +178,7 @@ def test_a_killed_driver_is_followed_by_one_that_gives_the_same_weights(tmp_path
     first.wait()
     assert latest_checkpoint(output) is not None
     assert not output.exists("trained.json")
-    assert start("cut").wait(300) == 0
-    assert start("whole").wait(300) == 0
+    assert [driver.wait(300) for driver in (start("cut"), start("whole"))] == [0, 0]
     mine, other = (exported_weights(Store(str(tmp_path / n))) for n in ("cut", "whole"))
     assert all(torch.equal(mine[n], other[n]) for n in other)
     assert any("continued from step" in note for note in output.read_json("trained.json")["notes"])
