@@ -86,6 +86,10 @@ def progress_text(store: Store) -> str:
     for name, fields in told["environments"].items():
         tally = Tally(**{key: value for key, value in fields.items() if key != "success"})
         lines.append(f"  {name:16} {tally}")
+    if told.get("concurrency"):
+        lines.append(f"  up to {told['concurrency']} requests in flight (policy.concurrency)")
+    if told.get("spent"):
+        lines.append(f"  spent {told['spent']:.4g} in all, episodes that were cut off included")
     for kind, count in told["failures"].get("all", {}).items():
         lines.append(f"  {count} {kind}")
     return "\n".join(lines)

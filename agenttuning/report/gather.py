@@ -29,6 +29,8 @@ class Gathered:
     uri: str
     recipe_text: str | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
+    generation: dict[str, Any] = field(default_factory=dict)
+    """Summary of the last call of `generate`, from its manifest."""
     curation: dict[str, Any] | None = None
     """`curated/report.json`."""
     mixture: dict[str, Any] | None = None
@@ -62,6 +64,7 @@ def gather(run: Store) -> Gathered:
 
     g.recipe_text = read("recipe.yaml", lambda n: run.read(n).decode())
     g.recipe = read("recipe.yaml", lambda n: dict(yaml.safe_load(run.read(n)))) or {}
+    g.generation = read("trajectories/manifest.json", lambda n: dict(run.read_json(n)["info"])) or {}
     g.curation = read("curated/report.json", run.read_json)
     g.mixture = read("mixture/report.json", run.read_json)
     g.summary = read("summary.json", run.read_json) or {}

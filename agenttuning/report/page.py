@@ -50,6 +50,7 @@ _VIEWS: dict[str, Callable[[Gathered], Any]] = {
     "general": views.general,
     "failures": views.failures,
     "collected": views.collected,
+    "costs": views.costs,
     "mixture": views.mixture,
     "training": views.training,
     "timing": views.timing,

@@ -218,6 +218,28 @@ def _group(name: str, group: dict[str, Any], rules: list[str]) -> Cell:
     }
 
 
+def costs(g: Gathered) -> Cell | None:
+    """Return what generation used: tokens and money by environment and for each kept trajectory."""
+    found = g.generation
+    if not any(found.get("tokens", {}).values()):
+        return None
+    rows = [
+        {
+            "name": name,
+            "tokens": f"{tokens:,}",
+            "tokens_per_kept": _count(found["tokens_per_kept"].get(name)),
+            "cost": _money(found["cost"].get(name)),
+            "cost_per_kept": _money(found["cost_per_kept"].get(name)),
+        }
+        for name, tokens in found["tokens"].items()
+    ]
+    return {"rows": rows, "spent": _money(found.get("spent") or None)}
+
+
+def _money(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.4g}"
+
+
 def mixture(g: Gathered) -> Cell | None:
     """Return what each source holds, and what the training drew of it."""
     held = (g.mixture or {}).get("sources", {})
@@ -270,7 +292,7 @@ def _deviation(g: Gathered, asked: dict[str, float]) -> float | None:
     return worst
 
 
-def _count(value: int | None) -> str:
+def _count(value: float | None) -> str:
     return "–" if value is None else f"{value:,}"
 
 

@@ -99,6 +99,8 @@ def play_tasks(
         summary.unfinished = len(_still_wanted(wanted, stored, ledger))
         summary.unneeded = summary.total - stored.num_rows - summary.unfinished
         summary.retried = ledger.failures()
+        if store.exists(PROGRESS):
+            summary.spent = round(float(store.read_json(PROGRESS).get("spent", 0.0)), 6)
         summary.seconds = round(time.monotonic() - started, 2)
         if missing:
             lease.release_into(partial(seal, store))

@@ -33,11 +33,15 @@ class RolloutSummary:
     """Mean reward of the played by environment."""
     kept: dict[str, int] = field(default_factory=dict)
     """Stored attempts with at least the environment's `reward_threshold`."""
-    cost: dict[str, float] = field(default_factory=dict)
-    """Cost of the played by environment, where prices are known."""
-    cost_per_kept: dict[str, float] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    """Prompt and completion tokens of all stored attempts, by environment."""
     tokens_per_kept: dict[str, float] = field(default_factory=dict)
-    """Prompt and completion tokens of all the played, per kept one of them."""
+    """The same for each kept one."""
+    cost: dict[str, float] = field(default_factory=dict)
+    """Cost of all stored attempts by environment, where prices are known."""
+    cost_per_kept: dict[str, float] = field(default_factory=dict)
+    spent: float = 0.0
+    """Money that all calls together have spent or may have, with episodes that were cut off; 0 without prices."""
     pass_at: dict[str, dict[str, float]] = field(default_factory=dict)
     """Unbiased pass@k by environment and k, over all stored attempts, where there are several a task."""
     best: dict[str, float] = field(default_factory=dict)
@@ -73,6 +77,7 @@ def add_stored(summary: RolloutSummary, stored: pa.Table, before: pa.Array, thre
         good = pc.greater_equal(mine.column("reward"), thresholds.get(name, 1.0))
         mine = mine.append_column("kept", good.cast(pa.int64()))
         summary.kept[name] = pc.sum(mine.column("kept")).as_py()
+        _add_costs(summary, name, mine)
         _add_fresh(summary, name, mine.filter(pc.invert(pc.is_in(mine.column("id"), before))))
         tasks = mine.group_by("task").aggregate([("kept", "count"), ("kept", "sum"), ("reward", "max")])
         counts = tasks.column("kept_count").to_pylist()
@@ -82,10 +87,21 @@ def add_stored(summary: RolloutSummary, stored: pa.Table, before: pa.Array, thre
             summary.best[name] = round(pc.mean(tasks.column("reward_max")).as_py(), 4)
 
 
+def _add_costs(summary: RolloutSummary, name: str, stored: pa.Table) -> None:
+    kept, cost = summary.kept[name], pc.sum(stored.column("cost")).as_py()
+    summary.tokens[name] = sum(pc.sum(stored.column(c)).as_py() for c in TOKENS)
+    if kept:
+        summary.tokens_per_kept[name] = round(summary.tokens[name] / kept, 1)
+    if cost:
+        summary.cost[name] = round(cost, 6)
+        if kept:
+            summary.cost_per_kept[name] = round(cost / kept, 6)
+
+
 def _add_fresh(summary: RolloutSummary, name: str, fresh: pa.Table) -> None:
     if not fresh.num_rows:
         return
-    total = {c: pc.sum(fresh.column(c)).as_py() for c in ("kept", "steps", "seconds", "cost", *TOKENS)}
+    total = {c: pc.sum(fresh.column(c)).as_py() for c in ("steps", "seconds", *TOKENS)}
     summary.outcomes[name] = {c["values"]: c["counts"] for c in fresh.column("outcome").value_counts().to_pylist()}
     summary.rewards[name] = pc.mean(fresh.column("reward")).as_py()
     summary.played += fresh.num_rows
@@ -93,9 +109,3 @@ def _add_fresh(summary: RolloutSummary, name: str, fresh: pa.Table) -> None:
     summary.prompt_tokens += total["prompt_tokens"]
     summary.completion_tokens += total["completion_tokens"]
     summary.episode_seconds += total["seconds"]
-    if total["cost"]:
-        summary.cost[name] = round(total["cost"], 6)
-    if total["kept"]:
-        summary.tokens_per_kept[name] = round(sum(total[c] for c in TOKENS) / total["kept"], 1)
-        if total["cost"]:
-            summary.cost_per_kept[name] = round(total["cost"] / total["kept"], 6)

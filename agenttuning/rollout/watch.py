@@ -58,7 +58,8 @@ class Watch:
         self._last_index = self._last_file = self._last_actor = time.monotonic()
         self._started = time.time()
         self._warned = False
-        self._money = 0.0
+        self._money: float | None = None if plan.shared is not None else 0.0
+        self._concurrency = 0
         self._over = threading.Event()
         self._error: AgentTuningError | None = None
         self._thread = threading.Thread(target=self._watch, name="rollout-watch", daemon=True)
@@ -129,6 +130,9 @@ class Watch:
         if not last and now - self._last_file < PROGRESS_SECONDS:
             return
         self._last_file = now
+        self._ask_limits()
+        if self._money is None:
+            return
         with contextlib.suppress(StorageError):
             self._plan.store.write_json(
                 PROGRESS,
@@ -139,19 +143,20 @@ class Watch:
                     "in_flight": news.in_flight,
                     "environments": {name: tally.as_dict() for name, tally in tallies.items()},
                     "failures": self._ledger.failures(),
-                    "spent": self._spent(),
+                    "spent": self._money,
+                    "concurrency": self._concurrency,
                 },
             )
 
-    def _spent(self) -> float:
-        """Return the money that this run has spent or may have, over all its calls; 0 without prices."""
+    def _ask_limits(self) -> None:
+        """Ask for the money that this run has spent or may have, over all its calls, and the requests in flight."""
         import ray
 
-        if self._plan.shared is not None:
+        shared = self._plan.shared
+        if shared is not None:
             with contextlib.suppress(ray.exceptions.RayError):
-                reading = ray.get(self._plan.shared.read.remote(), timeout=10)
+                reading, self._concurrency = ray.get([shared.read.remote(), shared.concurrency.remote()], timeout=10)
                 self._money = float(reading.spent + reading.held)
-        return self._money
 
     def _see_to_actors(self, news: News, now: float) -> None:
         import ray

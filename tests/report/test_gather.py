@@ -1,6 +1,7 @@
 import math
 
 from agenttuning.report.gather import drawn, gather, smoothed, steps_of
+from agenttuning.report.views import costs
 from agenttuning.storage import Store
 
 PLAN = {"mixture": {"agent": {"item_share": 0.2, "items": 1, "epochs": 0.5}}, "packing_efficiency": 0.9}
@@ -33,3 +34,16 @@ def test_the_plan_may_stand_in_a_file_of_its_own(tmp_path):
     assert found.plan == PLAN
     assert found.name == "run"
     assert found.problems == []
+
+
+def test_what_generation_used_is_read_from_its_manifest(tmp_path):
+    run = Store(str(tmp_path / "run"))
+    assert costs(gather(run)) is None
+    info = {"tokens": {"db": 4800, "os": 0}, "tokens_per_kept": {"db": 1600.0}, "cost": {"db": 2.0}}
+    run.write_json("trajectories/manifest.json", {"info": info | {"cost_per_kept": {"db": 0.666667}, "spent": 2.5}})
+    found = costs(gather(run))
+    assert found["spent"] == "2.5"
+    assert [list(row.values()) for row in found["rows"]] == [
+        ["db", "4,800", "1,600.0", "2", "0.6667"],
+        ["os", "0", "–", "–", "–"],
+    ]

@@ -47,7 +47,7 @@ def test_a_summary_is_made_of_what_is_stored():
     assert summary.outcomes == {"db": {"step_limit": 1, "completed": 2}, "os": {"completed": 1}}
     assert summary.rewards == pytest.approx({"db": 2 / 3, "os": 0.0})
     assert summary.kept == {"db": 3, "os": 0}
-    assert (summary.cost, summary.cost_per_kept) == ({"db": 1.5}, {"db": 0.75})
-    assert summary.tokens_per_kept == {"db": 180.0}
+    assert (summary.tokens, summary.tokens_per_kept) == ({"db": 480, "os": 120}, {"db": 160.0})
+    assert (summary.cost, summary.cost_per_kept) == ({"db": 2.0}, {"db": 0.666667})
     assert summary.pass_at == {"db": {"1": 0.75, "2": 1.0}}
     assert summary.best == {"db": 1.0}
