@@ -44,11 +44,12 @@ class Task(Noun):
     origin: str = "generated"
     """`generated`, `dataset`, `derived` or `self-instructed`."""
     difficulty: float | None = None
+    """How hard it is, from 0 to 1, where known. Measured on the task, not part of what it is: the id is without it."""
 
     @cached_property
     def id(self) -> str:
         """`<environment>_<content hash>`."""
-        return f"{self.environment}_{content_hash(self.model_dump(mode='json'))}"
+        return f"{self.environment}_{content_hash(self.model_dump(mode='json', exclude={'difficulty'}))}"
 
 
 class Action(Noun):

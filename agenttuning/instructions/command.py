@@ -11,9 +11,10 @@ from typing import Any
 
 from agenttuning.environments.base import Environment, make_environment
 from agenttuning.environments.database.environment import Database
+from agenttuning.environments.difficulty import from_steps
 from agenttuning.environments.operating_system import OperatingSystem
 from agenttuning.errors import ConfigurationError
-from agenttuning.instructions.difficulty import from_steps, with_difficulty
+from agenttuning.instructions.difficulty import with_difficulty
 from agenttuning.instructions.proposals import Proposals
 from agenttuning.instructions.self_instruct import Made, Plan, self_instruct
 from agenttuning.instructions.shell_proposals import ShellProposals

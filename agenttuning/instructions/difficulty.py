@@ -1,34 +1,16 @@
-"""How hard a task is, from 0 to 1: from the expert's steps, or from how often a reference policy solves it. Pure.
+"""How hard a task is, from 0 to 1, by how often a reference policy solves it; and tasks taken evenly by it. Pure.
 
-Both scales say where a task stands among others of its environment; they are not the same scale, and a table of
-tasks should use one of them. Curation and quotas can then take tasks of every difficulty, where keeping what a policy
-solves keeps the easy ones.
+The other scale, by the expert's steps, is `environments.difficulty`. Both say where a task stands among others of its
+environment; they are not the same scale, and a table of tasks should use one of them. Curation and quotas can then
+take tasks of every difficulty, where keeping what a policy solves keeps the easy ones.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from agenttuning.trajectory import Task
 
 PRIOR = (0.5, 0.5)
 """Jeffreys' prior for a pass rate: solved and unsolved attempts seen before any is made."""
-Z95 = 1.959963984540054
-"""Half width, in standard deviations, of a 95 % interval."""
-
-
-def from_steps(steps: int, max_steps: int) -> float:
-    """Return 0 for a task solved in one step, 1 for one that takes the whole limit.
-
-    Args:
-        steps: agent turns of the expert's solution.
-        max_steps: the environment's limit on turns.
-
-    Raises:
-        ValueError: fewer than one step, or a limit below two.
-    """
-    if steps < 1 or max_steps < 2:
-        raise ValueError(f"difficulty: steps must be 1 or more (got {steps}) and max_steps 2 or more (got {max_steps})")
-    return min(1.0, (steps - 1) / (max_steps - 1))
 
 
 def from_passes(passes: int, attempts: int) -> float:
@@ -43,23 +25,6 @@ def from_passes(passes: int, attempts: int) -> float:
     """
     _check(passes, attempts)
     return 1.0 - (passes + PRIOR[0]) / (attempts + sum(PRIOR))
-
-
-def pass_interval(passes: int, attempts: int, z: float = Z95) -> tuple[float, float]:
-    """Return Wilson's interval of the pass rate.
-
-    Args:
-        passes: as in `from_passes`.
-        attempts: as in `from_passes`; 0 gives (0, 1).
-        z: half width in standard deviations.
-    """
-    _check(passes, attempts)
-    if attempts == 0:
-        return 0.0, 1.0
-    rate, square = passes / attempts, z * z / attempts
-    centre = (rate + square / 2) / (1 + square)
-    half = z * math.sqrt(rate * (1 - rate) / attempts + square / (4 * attempts)) / (1 + square)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def with_difficulty(tasks: Iterable[Task], difficulties: Mapping[str, float]) -> list[Task]:

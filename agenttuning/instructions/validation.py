@@ -11,7 +11,7 @@ instruction where no second solution says so.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -82,12 +82,6 @@ def validate(task: Task, trials: Trials) -> Verdict:
     if answer is not None and stands_in(answer, task.instruction):
         return _verdict(task, Reason.ANSWER_IN_INSTRUCTION, answer)
     return Verdict(task, None, steps=first.actions, solutions=len(solutions))
-
-
-def validate_all(tasks: Iterable[Task], trials: Trials) -> Iterator[Verdict]:
-    """Try tasks one after another."""
-    for task in tasks:
-        yield validate(task, trials)
 
 
 def counts(verdicts: Iterable[Verdict]) -> dict[str, dict[str, int]]:

@@ -100,12 +100,14 @@ def load_checkpoint(store: Store, engine: Engine, identity: dict[str, Any], rank
 
 
 def _load_of_others(store: Store, name: str, engine: Engine, ranks: Ranks) -> None:
-    """Load what another number of ranks saved; the first rank of each node prepares it for those beside it."""
+    """Load what another number of ZeRO ranks saved; the first rank of each node prepares it for those beside it."""
+    from agenttuning.training.zero import make_universal
+
     place = cache_directory() / "checkpoints" / content_hash([store.uri, name])
     if ranks.local_rank == 0:
         shutil.rmtree(place, ignore_errors=True)
         with fetched_checkpoint(store, name) as directory:
-            engine.make_universal(directory, place)
+            make_universal(directory, place)
     ranks.barrier()
     engine.load(place)
     ranks.barrier()

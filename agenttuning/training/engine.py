@@ -45,9 +45,6 @@ class Engine(Protocol):
     def load(self, directory: Path) -> None:
         """Read what `save` wrote into this freshly made engine."""
 
-    def make_universal(self, checkpoint: Path, directory: Path) -> None:
-        """Bring what other ranks saved into a form that `load` reads on any number of them. Called on one process."""
-
     def shapes(self) -> dict[str, torch.Size]:
         """Return the full shape of every weight by name, in order; a tied weight once."""
 

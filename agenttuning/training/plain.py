@@ -82,10 +82,6 @@ class PlainEngine:
         self._optimizer.load_state_dict(state["optimizer"])
         self._lower()
 
-    def make_universal(self, checkpoint: Path, directory: Path) -> None:
-        """There is only ever one rank."""
-        raise NotImplementedError
-
     def shapes(self) -> dict[str, torch.Size]:
         """Return the shape of every weight."""
         return {name: weight.shape for name, weight in self._weights.items()}

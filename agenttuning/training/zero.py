@@ -183,28 +183,6 @@ class ZeroEngine:
         for state in optimizer.state.values():
             state["step"] = torch.as_tensor(state["step"]).clone()
 
-    @staticmethod
-    def make_universal(checkpoint: Path, directory: Path) -> None:
-        """Sort the files of all ranks by weight, so that any number of ranks can load them.
-
-        Args:
-            checkpoint: what all ranks saved.
-            directory: where to; `load` takes it.
-        """
-        from deepspeed.checkpoint import ds_to_universal
-
-        arguments = Namespace(
-            input_folder=str(checkpoint / TAG),
-            output_folder=str(directory / UNIVERSAL),
-            num_extract_workers=1,
-            num_merge_workers=1,
-            keep_temp_folder=False,
-            strict=True,
-            inject_missing_state=True,
-        )
-        with contextlib.redirect_stdout(io.StringIO()):
-            ds_to_universal.main(arguments)
-
     def shapes(self) -> dict[str, torch.Size]:
         """Return the full shape of every weight."""
         return {n: torch.Size(getattr(p, "ds_shape", p.shape)) for n, p in self.causal.named_parameters()}
@@ -230,3 +208,25 @@ class ZeroEngine:
             group.append((name, parameter))
             held += size
         yield group
+
+
+def make_universal(checkpoint: Path, directory: Path) -> None:
+    """Sort the files that all ranks saved by weight, so that any number of ranks can load them. Called on one process.
+
+    Args:
+        checkpoint: what all ranks saved.
+        directory: where to; `ZeroEngine.load` takes it.
+    """
+    from deepspeed.checkpoint import ds_to_universal
+
+    arguments = Namespace(
+        input_folder=str(checkpoint / TAG),
+        output_folder=str(directory / UNIVERSAL),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        ds_to_universal.main(arguments)

@@ -14,7 +14,7 @@ from agenttuning.instructions.shell_trials import ShellTrials
 from agenttuning.instructions.sql_proposals import sql_task
 from agenttuning.instructions.sql_trials import SqlTrials
 from agenttuning.instructions.trials import ContractTrials
-from agenttuning.instructions.validation import Reason, counts, stands_in, validate, validate_all
+from agenttuning.instructions.validation import Reason, counts, stands_in, validate
 from agenttuning.trajectory import Action, Task
 
 PROBLEM = sandbox_problem()
@@ -80,7 +80,7 @@ def test_a_published_task_is_read_in_other_ways(trials: ShellTrials) -> None:
 def test_generated_tasks_are_kept_by_the_contract_alone() -> None:
     with OperatingSystem(OperatingSystemSettings(mistake_rate=0.0)) as environment:
         trials = ContractTrials(environment, {"finish": (Action(name="finish"),)})
-        verdicts = list(validate_all(environment.tasks("train", 6, 4), trials))
+        verdicts = [validate(task, trials) for task in environment.tasks("train", 6, 4)]
     assert [v for v in verdicts if not v.kept] == []
     assert all(v.steps for v in verdicts)
 
@@ -120,7 +120,8 @@ def test_the_reason_of_a_database_task(task: Task, reason: Reason | None) -> Non
 def test_generated_database_tasks_are_proven_by_their_expert() -> None:
     with make_environment("db", {"mistake_rate": 0.0}) as environment:
         assert isinstance(environment, Database)
-        verdicts = list(validate_all(environment.tasks("train", 30, 2), SqlTrials(environment)))
+        trials = SqlTrials(environment)
+        verdicts = [validate(task, trials) for task in environment.tasks("train", 30, 2)]
     table = counts(verdicts)
     assert sum(n for counter in table.values() for n in counter.values()) == 30
     assert sum(verdict.kept for verdict in verdicts) >= 28, [(v.reason, v.detail) for v in verdicts if not v.kept]

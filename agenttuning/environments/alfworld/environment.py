@@ -17,7 +17,7 @@ from agenttuning.environments.alfworld.expert import explore, guide
 from agenttuning.environments.alfworld.generator import generated_tasks
 from agenttuning.environments.alfworld.grammar import command_text, format_reply, nearest, parse_reply
 from agenttuning.environments.alfworld.published import has_split, published_tasks, unpack
-from agenttuning.environments.alfworld.scene import Goal, Scene, problem
+from agenttuning.environments.alfworld.scene import MAX_STEPS, Goal, Scene, problem
 from agenttuning.environments.alfworld.wheel import NOTHING
 from agenttuning.environments.base import Environment, EnvironmentSettings, Expert, Grade, Needs, Parsed, Step
 from agenttuning.errors import ConfigurationError, InfrastructureError
@@ -66,7 +66,7 @@ class ALFWorld(Environment):
     Settings: ClassVar[type[EnvironmentSettings]] = ALFWorldSettings
     isolation: ClassVar[Literal["inline", "process"]] = "process"
     needs: ClassVar[Needs] = Needs(cpu=0.1, memory_mb=150)
-    max_steps: ClassVar[int] = 35
+    max_steps: ClassVar[int] = MAX_STEPS
     on_malformed: ClassVar[Literal["correct", "end"]] = "correct"
 
     @classmethod

@@ -25,7 +25,8 @@ from agenttuning.environments.alfworld.rooms import (
     allows,
     holds,
 )
-from agenttuning.environments.alfworld.scene import Goal, Scene, places, solution, spoken
+from agenttuning.environments.alfworld.scene import MAX_STEPS, Goal, Scene, places, solution, spoken
+from agenttuning.environments.difficulty import from_steps
 from agenttuning.environments.families import chosen_families
 from agenttuning.errors import ConfigurationError
 from agenttuning.trajectory import Task
@@ -97,7 +98,7 @@ def generated_tasks(
             instruction=goal.text,
             payload={"source": "generated", "scene": scene.model_dump(mode="json"), "goal": goal.model_dump()},
             family=goal.type,
-            difficulty=float(len(solution(scene, goal, "put"))),
+            difficulty=from_steps(len(solution(scene, goal, "put")), MAX_STEPS),
         )
 
 

@@ -23,7 +23,8 @@ from pathlib import Path
 import orjson
 
 from agenttuning.environments.alfworld.rooms import LOOK, TYPES
-from agenttuning.environments.alfworld.scene import Goal
+from agenttuning.environments.alfworld.scene import MAX_STEPS, Goal
+from agenttuning.environments.difficulty import from_steps
 from agenttuning.errors import ConfigurationError, DataError
 from agenttuning.trajectory import Task, content_hash
 
@@ -102,7 +103,7 @@ def published_tasks(root: Path, source_split: str, split: str, count: int, seed:
             payload=payload,
             family=goal.type,
             origin="dataset",
-            difficulty=float(len(game.walkthrough)),
+            difficulty=from_steps(len(game.walkthrough), MAX_STEPS),
         )
 
 

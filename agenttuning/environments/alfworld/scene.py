@@ -10,6 +10,9 @@ from agenttuning.environments.alfworld.rooms import LOOK, TREATMENTS, TWO, allow
 from agenttuning.environments.alfworld.wheel import quiet_home
 from agenttuning.trajectory import content_hash
 
+MAX_STEPS = 35
+"""Turns that a game may take (AgentBench's limit)."""
+
 
 class Goal(BaseModel):
     """What is to be done, and how it is worded."""

@@ -3,6 +3,7 @@
 A call is text such as `get_neighbors(m.0h7h6,film.film.genre)`; `#n` is the n-th variable that the calls made.
 """
 
+from agenttuning.environments.difficulty import from_steps
 from agenttuning.environments.knowledge_graph.grammar import call, format_call, parse_call
 from agenttuning.environments.knowledge_graph.programs import Both, Count, Entity, Hop, Most, Program
 from agenttuning.environments.knowledge_graph.tools import Tools, Variable
@@ -30,7 +31,7 @@ def parse_calls(texts: list[str]) -> list[Action]:
 
 def difficulty(texts: list[str]) -> float:
     """Return how hard a task is by the turns that its calls and the answer take: 0 for one turn, 1 for all of them."""
-    return min(1.0, len(texts) / (MOST_TURNS - 1))
+    return from_steps(len(texts) + 1, MOST_TURNS)
 
 
 def starts(actions: list[Action]) -> set[str]:

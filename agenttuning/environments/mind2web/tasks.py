@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from xml.etree.ElementTree import tostring
 
+from agenttuning.environments.difficulty import from_steps
 from agenttuning.environments.mind2web import dom
 from agenttuning.environments.mind2web.protocol import Rounds, rounds_left
 from agenttuning.environments.mind2web.ranking import Ranker, candidates, order
@@ -109,4 +110,4 @@ def _difficulty(payload: dict[str, Any], max_steps: int) -> float | None:
     if set(payload["positives"]).isdisjoint(payload["pool"]):
         return None
     needed = rounds_left(Rounds(tuple(payload["pool"])), payload["positives"])
-    return round(min(1.0, (needed - 1) / (max_steps - 1)), 4)
+    return from_steps(needed, max_steps)

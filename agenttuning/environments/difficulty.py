@@ -1,0 +1,16 @@
+"""How hard a task is, from 0 to 1, by the turns that its solution takes. Pure; one scale for all environments."""
+
+
+def from_steps(steps: int, max_steps: int) -> float:
+    """Return 0 for a task solved in one step, 1 for one that takes the whole limit.
+
+    Args:
+        steps: agent turns of the expert's solution.
+        max_steps: the environment's limit on turns.
+
+    Raises:
+        ValueError: fewer than one step, or a limit below two.
+    """
+    if steps < 1 or max_steps < 2:
+        raise ValueError(f"difficulty: steps must be 1 or more (got {steps}) and max_steps 2 or more (got {max_steps})")
+    return min(1.0, (steps - 1) / (max_steps - 1))
