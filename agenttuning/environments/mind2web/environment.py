@@ -11,7 +11,7 @@ from pydantic import Field
 
 from agenttuning.environments.base import Environment, EnvironmentSettings, Expert, Grade, Needs, Parsed, Step
 from agenttuning.environments.families import chosen_families
-from agenttuning.environments.mind2web import dom, expert, grading, ranking
+from agenttuning.environments.mind2web import dom, expert, grading, ranking, weights
 from agenttuning.environments.mind2web.bundle import SCORES, recorded_entries, recorded_fetch, recorded_scores
 from agenttuning.environments.mind2web.demonstration import demonstration
 from agenttuning.environments.mind2web.grammar import format_reply, parse_reply
@@ -44,11 +44,8 @@ class Mind2WebSettings(EnvironmentSettings):
     """For `source: official`: what `test` draws from. `shifted` is then `test_domain`, unless that is `test`."""
     families: tuple[str, ...] | None = None
     """Draw from the tasks of these web sites alone; None: all of the split."""
-    ranker: str | None = None
-    """`bm25`, or the path of a file of scores or of a trained encoder (see the module `ranker`).
-
-    None: the scores of the trained ranker that come with the recorded tasks; for official files `bm25`.
-    """
+    ranker: str = "trained"
+    """`trained`, `bm25`, or the path of a file of weights or of scores (see the module `ranker`)."""
     top_k: Annotated[int, Field(ge=1, le=50)] = 10
     """Candidates of the ranker that an action's pool holds."""
     mistake_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.15
@@ -177,16 +174,13 @@ class Mind2Web(Environment):
         return Path(self.data_root) / "mind2web"
 
     def _ranker(self) -> ranking.Ranker:
-        if self.settings.ranker is None and self.settings.source == "recorded":
-            return ranking.from_scores(recorded_scores(), SCORES)
-        if self.settings.ranker is None or self.settings.ranker == "bm25":
+        if self.settings.ranker == "bm25":
             return ranking.bm25
-        path = Path(self.settings.ranker)
-        if path.is_dir():
-            from agenttuning.environments.mind2web.encoder import Encoder, trained
-
-            return trained(Encoder(path))
-        return ranking.from_scores(ranking.load_scores(path), self.settings.ranker)
+        if self.settings.ranker != "trained":
+            return weights.load_ranker(Path(self.settings.ranker))
+        if self.settings.source == "recorded":
+            return ranking.from_scores(recorded_scores(), SCORES)
+        return weights.trained()
 
 
 def shown_round(page: Element, group: tuple[str, ...]) -> str:

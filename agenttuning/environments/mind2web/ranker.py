@@ -1,11 +1,13 @@
 """Train the ranker, score records with it, and measure recall: `python -m agenttuning.environments.mind2web.ranker`.
 
-    ranker train [--out DIR] [--epochs N]     train on the train records; the encoder goes to the machine's cache
-    ranker score FILE [--encoder DIR] [--top N]   write the scores of all splits to FILE (.json or .json.xz)
-    ranker measure [--encoder DIR | --scores FILE]   recall@10 and @50 on every split; without either, of BM25
+    ranker train FILE.weights.json    learn weights on the train records
+    ranker validate                   recall on sites, then on forms of task, that were left out of training
+    ranker score FILE [--top N]       write the scores of all splits to FILE (.json or .json.xz)
+    ranker measure                    recall on every split
 
-`--root FOLDER` takes records in Mind2Web's format in place of those that come with the package. A recipe then names
-the encoder's directory or, faster, the file of scores as `environments.mind2web.settings.ranker`.
+`measure` compares BM25, the baseline, with the trained ranker, with `--weights FILE` in place of those that come with
+the package, or with `--scores FILE`. `--root FOLDER` takes records in Mind2Web's format in place of the package's. A
+recipe then names weights or scores as `environments.mind2web.settings.ranker`.
 """
 
 import argparse
@@ -13,23 +15,19 @@ import json
 import lzma
 import sys
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from agenttuning.environments.mind2web import ranking
+from agenttuning.environments.mind2web import ranking, weights
 from agenttuning.environments.mind2web.bundle import recorded
 from agenttuning.environments.mind2web.ranking import Ranker, candidates
 from agenttuning.environments.mind2web.records import SPLITS, Record, has_split, load, sample_id
-from agenttuning.errors import AgentTuningError
-from agenttuning.machine import cache_directory
+from agenttuning.errors import AgentTuningError, ConfigurationError
+from agenttuning.trajectory import content_hash
 
 AT = (1, 5, 10, 50)
-
-
-def default_directory() -> Path:
-    """Return where the trained encoder is kept on this machine."""
-    return cache_directory() / "mind2web" / "encoder"
+FOLDS = 5
+DIGITS = 3
 
 
 def records_by_split(root: Path | None) -> dict[str, list[Record]]:
@@ -49,7 +47,7 @@ def score(records: Sequence[Record], ranker: Ranker, top: int | None = None) -> 
         for place, action in enumerate(record.actions):
             values = ranker(record, place)
             kept = ranking.order(values, candidates(action))[:top]
-            found[sample_id(record, action)] = {number: round(values[number], 6) for number in kept}
+            found[sample_id(record, action)] = {number: round(values[number], DIGITS) for number in kept}
     return found
 
 
@@ -59,23 +57,38 @@ def table(name: str, records: Sequence[Record], ranker: Ranker) -> str:
     sizes = sum(len(candidates(action)) for record in records for action in record.actions)
     found = ranking.recall(ranker, records, AT)
     shares = "  ".join(f"R@{k} {share:.3f}" for k, share in found.items())
-    return f"{name:20} {steps:5} actions, {sizes / max(steps, 1):5.1f} candidates  {shares}"
+    return f"{name:32} {steps:5} actions, {sizes / max(steps, 1):5.1f} candidates  {shares}"
+
+
+def form(record: Record) -> str:
+    """Return which fifth of the forms a task belongs to: its site and what is done on it, without the values."""
+    done = [text.rpartition(" -> ")[0] for text in record.action_reprs[:2]]
+    return f"tasks {int(content_hash([record.website, *done]), 16) % FOLDS + 1} of {FOLDS}"
+
+
+def validate(records: Sequence[Record], part: Callable[[Record], str], said: Callable[[str], None]) -> None:
+    """Say for every part of the records how a ranker does there that was trained on all other parts."""
+    parts = sorted({part(record) for record in records})
+    examples = {name: weights.examples([record for record in records if part(record) == name]) for name in parts}
+    for name in parts:
+        others = [example for other in parts if other != name for example in examples[other]]
+        found = {"bm25": ranking.bm25, "trained": weights.by_weights(weights.learned(others))}
+        for kind, ranker in found.items():
+            said(table(f"without {name}: {kind}", [record for record in records if part(record) == name], ranker))
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one of the verbs."""
     parser = argparse.ArgumentParser(prog="ranker", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("verb", choices=["train", "score", "measure"])
+    parser.add_argument("verb", choices=["train", "validate", "score", "measure"])
     parser.add_argument("file", nargs="?", type=Path)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--encoder", type=Path)
+    parser.add_argument("--weights", type=Path)
     parser.add_argument("--scores", type=Path)
     parser.add_argument("--root", type=Path)
-    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--top", type=int)
     given = parser.parse_args(arguments)
-    if given.verb == "score" and given.file is None:
-        parser.error("score needs the FILE to write")
+    if given.verb in {"train", "score"} and given.file is None:
+        parser.error(f"{given.verb} needs the FILE to write")
     try:
         _run(given)
     except AgentTuningError as error:
@@ -85,41 +98,30 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(given: argparse.Namespace) -> None:
-    records = records_by_split(given.root)
-    started = time.monotonic()
+    records, started = records_by_split(given.root), time.monotonic()
+    if given.verb in {"train", "validate"} and "train" not in records:
+        raise ConfigurationError(f"{given.root} has no train records: put the published train_*.json into its train/")
     if given.verb == "train":
-        from agenttuning.environments.mind2web.encoder import pretrained, train
-
-        out = given.out or default_directory()
-        encoder = train(
-            records["train"], given.encoder or pretrained(), given.epochs, seed=0, said=partial(print, flush=True)
-        )
-        encoder.save(out)
-        print(f"{out} written in {time.monotonic() - started:.0f} s")
-        return
-    rankers = _rankers(given)
-    if given.verb == "score":
-        *_, ranker = rankers.values()
+        if not given.file.name.endswith(weights.ENDING):
+            raise ConfigurationError(f"{given.file}: a file of weights is called NAME{weights.ENDING}")
+        found = weights.examples(records["train"])
+        given.file.write_bytes(weights.dumped(weights.learned(found)))
+        print(f"{given.file}: learned on {len(found)} actions in {time.monotonic() - started:.0f} s")
+    elif given.verb == "validate":
+        for by in (lambda record: record.website, form):
+            validate(records["train"], by, lambda line: print(line, flush=True))
+    elif given.verb == "score":
+        ranker = weights.load_ranker(given.weights) if given.weights else weights.trained()
         scores = {key: values for part in records.values() for key, values in score(part, ranker, given.top).items()}
         data = json.dumps({"scores": scores}, separators=(",", ":")).encode()
         given.file.write_bytes(lzma.compress(data, preset=9) if given.file.suffix == ".xz" else data)
         print(f"{given.file}: {len(scores)} actions scored in {time.monotonic() - started:.0f} s")
-        return
-    for split, part in records.items():
-        for name, ranker in rankers.items():
-            print(table(f"{split} {name}", part, ranker), flush=True)
-
-
-def _rankers(given: argparse.Namespace) -> dict[str, Ranker]:
-    """Return the rankers to measure by name, the one to score with last."""
-    if given.scores is not None:
-        return {"scores": ranking.from_scores(ranking.load_scores(given.scores), str(given.scores))}
-    if given.verb == "measure" and given.encoder is None:
-        return {"bm25": ranking.bm25}
-    from agenttuning.environments.mind2web.encoder import Encoder, by_cosine, trained
-
-    encoder = Encoder(given.encoder or default_directory())
-    return {"cosine": by_cosine(encoder), "trained": trained(encoder)}
+    else:
+        path = given.scores or given.weights
+        other = weights.load_ranker(path) if path else weights.trained()
+        for split, part in records.items():
+            for name, ranker in {"bm25": ranking.bm25, "trained": other}.items():
+                print(table(f"{split} {name}", part, ranker), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rankers: which candidates of a page come into the pool. BM25 by default, or scores from a file.
+"""Rankers: which candidates of a page come into the pool. BM25, the baseline, or scores from a file.
 
 A file of scores keeps, as Mind2Web does, a score for every candidate of every action, under the key
 `<annotation_id>_<action_uid>`: as JSON, `{"scores": {key: {backend_node_id: score}}}`, also packed (`.json.xz`), or as
@@ -29,7 +29,6 @@ Ranker = Callable[[Record, int], Scores]
 """Scores of the candidates of one action of a record, by the action's place."""
 
 K1, B = 1.2, 0.75
-FUSION = 60
 _UNREADABLE = (
     KeyError, TypeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError, lzma.LZMAError,
 )  # fmt: skip
@@ -102,20 +101,6 @@ def _stem(word: str) -> str:
     return word
 
 
-def fused(*rankers: Ranker) -> Ranker:
-    """Return the ranker by reciprocal rank fusion of others (Cormack et al. 2009): the sum of 1 / (60 + rank)."""
-
-    def ranker(record: Record, place: int) -> Scores:
-        found = candidates(record.actions[place])
-        scores = {candidate.backend_node_id: 0.0 for candidate in found}
-        for one in rankers:
-            for rank, number in enumerate(order(one(record, place), found), 1):
-                scores[number] += 1 / (FUSION + rank)
-        return scores
-
-    return ranker
-
-
 def from_scores(scores: Mapping[str, Scores], where: str) -> Ranker:
     """Return the ranker that looks scores up."""
 
@@ -137,8 +122,8 @@ def load_scores(path: Path) -> dict[str, dict[str, float]]:
     """
     if not path.is_file():
         raise ConfigurationError(
-            f"environments.mind2web.settings.ranker: {path} is not there; use bm25, a file of scores or an encoder's "
-            "directory (python -m agenttuning.environments.mind2web.ranker makes both)"
+            f"environments.mind2web.settings.ranker: {path} is not there; use trained, bm25, or a file of "
+            "weights or of scores (python -m agenttuning.environments.mind2web.ranker makes both)"
         )
     return read_scores(path.read_bytes(), path.name)
 

@@ -109,7 +109,7 @@ def record_site(started: "Browser", site: Site, only: Sequence[Script] | None = 
 
 def site_scripts(site: Site) -> Iterator[Script]:
     """Yield the scripts of a site."""
-    return scripts(site.name) if site.package else shop_scripts(site.name)
+    return shop_scripts(site.name) if site.is_shop else scripts(site.name)
 
 
 def record_step(tab: "Tab", script: Script, number: int, step: ScriptStep) -> tuple[dict[str, Any], str]:

@@ -1,6 +1,7 @@
 """The web sites that tasks are recorded on: where their pages come from, their licences, and how they are served.
 
-The pages are those of published packages, fetched with `npm pack` into the machine's cache and served as they are on
+Pages are those of published packages, fetched with `npm pack` into the machine's cache and served as they are, or this
+project's own: small sites written from their descriptions (see `made_pages`), and the WebShop site. All are served on
 loopback. Nothing is fetched when tasks are played; only the recorder needs this.
 """
 
@@ -13,7 +14,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from agenttuning.environments.mind2web.made_pages import pages
 from agenttuning.environments.mind2web.shop_scripts import CATALOGUE
 from agenttuning.environments.webshop.generator import generated_catalogue
 from agenttuning.environments.webshop.site import serve
@@ -31,16 +34,21 @@ class Site:
     split: str
     domain: str
     subdomain: str
-    package: str
-    """`NAME@VERSION`, as `npm pack` takes it; empty for the project's own WebShop site."""
+    package: str = ""
+    """`NAME@VERSION`, as `npm pack` takes it; empty for the project's own sites."""
     root: str = ""
     """Folder of the package that is served as `/`."""
     mounts: dict[str, tuple[str, str]] = field(default_factory=dict)
     """URL prefix to (package, folder), for libraries that the pages load and the package does not carry."""
-    licence: str = "MIT"
     copyright: str = ""
 
+    @property
+    def is_shop(self) -> bool:
+        """Whether it is the project's WebShop site."""
+        return self.name == SHOP
 
+
+SHOP = "webshop"
 SITES = (
     Site(
         "gentelella", "train", "Office", "Administration", "gentelella@4.2.0", "dist",
@@ -56,10 +64,20 @@ SITES = (
         copyright="Copyright (c) 2017 Creative Tim",
     ),
     Site(
+        "backstrap", "train", "Office", "Components", "@digitallyhappy/backstrap@0.5.1", "dist",
+        copyright="Copyright (c) 2018 Cristian Tabacitu",
+    ),
+    Site("rail", "train", "Travel", "Ground"),
+    Site("library", "train", "Public", "Education"),
+    Site("cinema", "train", "Entertainment", "Movie"),
+    Site("rental", "train", "Travel", "Car rental"),
+    Site("bistro", "train", "Travel", "Restaurant"),
+    Site("homes", "train", "Service", "Housing"),
+    Site(
         "sb-admin-2", "test", "Office", "Reports", "startbootstrap-sb-admin-2@4.1.4",
         copyright="Copyright (c) 2013-2021 Start Bootstrap LLC",
     ),
-    Site("webshop", "shifted", "Shopping", "General", "", licence="Apache-2.0"),
+    Site(SHOP, "shifted", "Shopping", "General"),
 )  # fmt: skip
 
 
@@ -96,12 +114,24 @@ def fetch(package: str) -> Path:
 @contextmanager
 def served(site: Site) -> Iterator[str]:
     """Serve a site on a free loopback port and yield its base URL, which ends in a slash."""
-    if not site.package:
+    if site.is_shop:
         with serve(generated_catalogue(CATALOGUE)) as shop:
             yield f"{shop.url}/"
-        return
-    mounts = {prefix: fetch(package) / folder for prefix, (package, folder) in site.mounts.items()}
-    handler = partial(_Pages, root=fetch(site.package) / site.root, mounts=mounts)
+    elif site.package:
+        mounts = {prefix: fetch(package) / folder for prefix, (package, folder) in site.mounts.items()}
+        with _served_files(fetch(site.package) / site.root, mounts) as base:
+            yield base
+    else:
+        with TemporaryDirectory() as folder:
+            for name, html in pages(site.name).items():
+                Path(folder, name).write_text(html, encoding="utf-8")
+            with _served_files(Path(folder), {}) as base:
+                yield base
+
+
+@contextmanager
+def _served_files(root: Path, mounts: dict[str, Path]) -> Iterator[str]:
+    handler = partial(_Pages, root=root, mounts=mounts)
     server = _Server(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
