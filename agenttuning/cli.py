@@ -106,24 +106,43 @@ def import_(
 
 @app.command(epilog=EPILOG)
 def instructions(
-    what: Annotated[str, typer.Argument(metavar="propose|prove", help="Let a policy propose tasks, or prove tasks.")],
+    what: Annotated[str, typer.Argument(metavar="propose|derive|prove|rate", help="What to do.")],
     environment: Annotated[str, typer.Argument(metavar="ENVIRONMENT", help="Name of the environment.")],
     words: Words = None,
     recipe: RecipeFile = None,
-    count: Annotated[int, typer.Option(help="Tasks to keep (propose) or to try (prove).")] = 100,
-    split: Annotated[str, typer.Option(help="For prove: the split to try.")] = "train",
+    count: Annotated[int, typer.Option(help="Tasks to keep (propose, rate) or to try (derive, prove).")] = 100,
+    split: Annotated[str, typer.Option(help="For prove, and derive --tasks-only: the tasks' split.")] = "train",
+    questions: Annotated[str | None, typer.Option("--from", help="For derive: questions with gold programs.")] = None,
+    tasks_only: Annotated[bool, typer.Option("--tasks-only", help="For derive: tasks, and no trajectories.")] = False,
 ) -> None:
-    """Construct tasks by self-instruct, or validate an environment's tasks by running them."""
-    from agenttuning.instructions.command import propose, prove
+    """Let a policy propose tasks, derive from gold programs, prove tasks by running them, or rate those played."""
+    from agenttuning.instructions.command import derive, propose, prove, rate
     from agenttuning.instructions.self_instruct import Plan
     from agenttuning.session import Session
 
-    if what not in ("propose", "prove"):
-        raise ConfigurationError(f"instructions: the first word must be propose or prove (got {what!r})")
+    if what not in (known := ("propose", "derive", "prove", "rate")):
+        raise ConfigurationError(f"instructions: the first word must be one of {', '.join(known)} (got {what!r})")
+    if what != "derive" and (questions is not None or tasks_only):
+        raise ConfigurationError(f"instructions {what}: --from and --tasks-only are for derive")
     with Session(_load(words, recipe)) as session:
         if what == "propose":
             made = propose(session.recipe, environment, session.store, Plan(count=count, seed=session.recipe.run.seed))
             say(f"instructions: {len(made.tasks)} tasks kept of {made.proposals} proposals; {made.counts}")
+        elif what == "derive":
+            told = derive(
+                session.recipe,
+                environment,
+                session.store,
+                count,
+                questions=questions,
+                tasks_only=tasks_only,
+                split=split,
+            )
+            say(f"instructions: {told['counts']}")
+        elif what == "rate":
+            rated = rate(session.recipe, environment, session.store, count)
+            hard = sum((task.difficulty or 0.0) > 0.5 for task in rated)
+            say(f"instructions: {len(rated)} tasks, {hard} of them solved in less than half of the attempts")
         else:
             found = prove(session.recipe, environment, session.store, split, count)
             say("\n".join(f"{source}: {counted}" for source, counted in found["counts"].items()))
@@ -236,6 +255,7 @@ def check(
     recipe: RecipeFile = None,
     tasks: Annotated[int, typer.Option(help="Tasks to sample of each split.")] = 20,
     seed: Annotated[int, typer.Option(help="Decides the tasks and the expert's choices.")] = 0,
+    limit: Annotated[float, typer.Option(help="Seconds after which a call counts as hanging.")] = 120.0,
 ) -> None:
     """Say what is wrong with an environment: contract, determinism, leaks, splits, rewards, expert.
 
@@ -248,7 +268,9 @@ def check(
     spec = loaded.environments.get(name, unnamed)
     root, least = loaded.data.root, spec.reward_threshold
     failed = 0
-    for found in check_environment(name, count=tasks, settings=spec.settings, data_root=root, seed=seed, reward=least):
+    for found in check_environment(
+        name, count=tasks, settings=spec.settings, data_root=root, seed=seed, reward=least, limit_s=limit
+    ):
         say(str(found))
         failed += found.state == "failed"
     if failed:

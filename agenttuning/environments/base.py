@@ -219,8 +219,17 @@ def make_environment(name: str, settings: dict[str, Any] | None = None, data_roo
         ConfigurationError: unknown name, or settings that its `Settings` model refuses.
     """
     cls = environment_class(name)
+    return cls(validated_settings(cls, name, settings or {}), data_root)
+
+
+def validated_settings(cls: type[Environment], name: str, settings: dict[str, Any]) -> EnvironmentSettings:
+    """Return raw recipe settings as the class' own model.
+
+    Raises:
+        ConfigurationError: the model refuses them.
+    """
     try:
-        validated = cls.Settings.model_validate(settings or {})
+        return cls.Settings.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(["environments", name, "settings", *map(str, first["loc"])])
@@ -228,4 +237,3 @@ def make_environment(name: str, settings: dict[str, Any] | None = None, data_roo
         raise ConfigurationError(
             f"{where}: {first['msg']} (got {first.get('input')!r}); known settings: {known}"
         ) from error
-    return cls(validated, data_root)

@@ -1,11 +1,16 @@
 """`environment check` passes the page's example and names what is wrong with broken ones."""
 
 import json
+import os
 import random
+import re
+import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +21,7 @@ from agenttuning.environments.base import Environment, EnvironmentSettings, Expe
 from agenttuning.environments.checking import Check, check_class, check_environment, resources
 from agenttuning.environments.checking.episodes import _common, _stands_in, _texts
 from agenttuning.environments.checking.run import CHECKS
+from agenttuning.environments.checking.watch import alive, watched
 from agenttuning.errors import ConfigurationError, MalformedReply
 from agenttuning.trajectory import Action, Task, Turn
 
@@ -225,6 +231,101 @@ class Heavy(Guess):
     def __init__(self, settings: EnvironmentSettings, data_root: str | None = None) -> None:
         super().__init__(settings, data_root)
         self.ballast = b"x" * (100 << 20)
+
+
+class HangsInStep(Guess):
+    def step(self, action: Action) -> Step:
+        threading.Event().wait()
+        return super().step(action)
+
+
+class HangsInTasks(Guess):
+    def tasks(self, split: str, count: int, seed: int) -> Iterator[Task]:
+        yield from super().tasks(split, 1, seed)
+        while True:
+            pass
+
+
+class HangsInParse(Guess):
+    def parse(self, reply: str) -> Parsed:
+        # Holds the interpreter: no thread of this process could interrupt it.
+        re.match(r"(x+x+)+y", "x" * 60)
+        return super().parse(reply)
+
+
+class HangsInExpert(Guess):
+    def expert(self, task: Task, rng: random.Random) -> Expert:
+        yield Move("I wait.", Action(name="guess", arguments={"n": 1}))
+        while True:
+            time.sleep(1)
+
+
+class HangsInShutdown(Guess):
+    def shutdown(self) -> None:
+        threading.Event().wait()
+
+
+class Ends(Guess):
+    def step(self, action: Action) -> Step:
+        os._exit(7)
+
+
+class Killed(Guess):
+    def reset(self, task: Task) -> str:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return super().reset(task)
+
+
+@pytest.mark.parametrize(
+    ("cls", "check", "value"),
+    [
+        (HangsInStep, "episodes", "hung in step for 0.5 s at test_checking.py:"),
+        (HangsInTasks, "tasks", "hung in tasks for 0.5 s at test_checking.py:"),
+        (HangsInParse, "episodes", "hung in parse for 0.5 s at test_checking.py:"),
+        (HangsInExpert, "episodes", "hung in expert for 0.5 s at test_checking.py:"),
+        (HangsInShutdown, "tasks", "hung in shutdown for 0.5 s at test_checking.py:"),
+        (Ends, "episodes", "the process ended with exit status 7"),
+        (Killed, "episodes", "the process ended by signal 9"),
+    ],
+)
+def test_what_hangs_or_ends_the_process_is_named_and_the_rest_is_skipped(cls, check, value) -> None:
+    started = time.monotonic()
+    checks = list(check_class(cls, "guess", EnvironmentSettings(), count=2, limit_s=0.5))
+    assert time.monotonic() - started < 10
+    assert [found.name for found in checks] == [name for name, _, _ in CHECKS]
+    (failed,) = [found for found in checks if found.state == "failed"]
+    assert failed.name == check
+    assert failed.value.startswith(value)
+    assert failed.cure
+    after = checks[checks.index(failed) + 1 :]
+    assert all(found.state == "skipped" and f"mend {check!r} first" in found.value for found in after)
+
+
+def test_what_a_hanging_environment_started_ends_with_its_check(tmp_path) -> None:
+    class Starts(HangsInStep):
+        def reset(self, task: Task) -> str:
+            (tmp_path / "pid").write_text(str(subprocess.Popen(["sleep", "60"]).pid))
+            return super().reset(task)
+
+    list(check_class(Starts, "guess", EnvironmentSettings(), count=2, limit_s=0.5))
+    deadline = time.monotonic() + 5
+    while runs(int((tmp_path / "pid").read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def runs(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_what_is_slow_but_goes_on_is_not_taken_for_what_hangs() -> None:
+    def run() -> Iterator[Check]:
+        for _ in range(5):
+            alive()
+            time.sleep(0.3)
+        yield Check("slow", "ok", "in parts")
+
+    assert [check.value for check in watched(run, 1.0)] == ["in parts"]
 
 
 @pytest.mark.parametrize(

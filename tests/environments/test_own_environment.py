@@ -2,6 +2,7 @@
 
 import random
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ def test_its_expert_wins_and_doing_nothing_fails(guess: base.Environment) -> Non
 def test_its_parser_says_what_is_wrong(guess: base.Environment) -> None:
     with pytest.raises(MalformedReply, match="Guess: N"):
         guess.parse("I would say 7.")
+
+
+def test_its_project_file_registers_the_class_as_it_is_called() -> None:
+    shown = re.search(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert shown is not None
+    project = tomllib.loads(shown[1])
+    (module, found), *_ = (v.split(":") for v in project["project"]["entry-points"][base.ENTRY_POINTS].values())
+    assert project["tool"]["setuptools"]["py-modules"] == [module] == [project["project"]["name"]]
+    assert found == example().__name__
+    assert list(project["project"]["entry-points"][base.ENTRY_POINTS]) == [example().name]
 
 
 def test_the_registry_names_what_it_knows_and_refuses_unknown_settings() -> None:

@@ -12,6 +12,7 @@ import orjson
 from agenttuning.environments.base import Grade
 from agenttuning.environments.checking.play import FEW, Played, Subject, replay
 from agenttuning.environments.checking.verdict import Broken
+from agenttuning.environments.checking.watch import alive
 
 LEAST_SUCCESS = 0.95
 COMMON = 0.25
@@ -132,8 +133,10 @@ def episodes_apart(subject: Subject) -> str:
     with subject.make() as environment:
         for (before, soiled), (task, played) in pairwise([subject.few[-1], *subject.few]):
             replay(environment, before, soiled.actions)
+            alive()
             environment.reset(before)
             for action in soiled.actions[: len(soiled.actions) // 2]:
+                alive()
                 environment.step(action)
             again = replay(environment, task, played.actions)
             if again.seen != played.seen:
@@ -147,10 +150,14 @@ def instances_apart(subject: Subject) -> str:
         return "not asked: each instance has a process of its own"
     for (first, one), (second, two) in pairwise(subject.few):
         with subject.make() as left, subject.make() as right:
-            shown = ([left.reset(first)], [right.reset(second)])
+            shown: tuple[list[str], list[str]] = ([], [])
+            for environment, task, seen in ((left, first, shown[0]), (right, second, shown[1])):
+                alive()
+                seen.append(environment.reset(task))
             for number in range(max(len(one.actions), len(two.actions))):
                 for environment, played, seen in ((left, one, shown[0]), (right, two, shown[1])):
                     if number < len(played.actions):
+                        alive()
                         seen.append(environment.step(played.actions[number]).observation)
             for played, seen in ((one, shown[0]), (two, shown[1])):
                 if seen != played.shown:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import psutil
 
 from agenttuning.environments.base import Environment, EnvironmentSettings, Grade, Move
+from agenttuning.environments.checking.watch import alive
 from agenttuning.errors import ConfigurationError
 from agenttuning.trajectory import Action, Task
 
@@ -92,7 +93,11 @@ class Subject:
         """Return the tasks of a split, or none where the settings' source has no such split."""
         with self.make() as environment:
             try:
-                return list(environment.tasks(split, self.count, seed))
+                found = []
+                for task in environment.tasks(split, self.count, seed):
+                    alive()
+                    found.append(task)
+                return found
             except ConfigurationError:
                 return []
 
@@ -159,6 +164,7 @@ def replay(environment: Environment, task: Task, actions: Sequence[Action]) -> P
 
 def timed(played: Played, call: Callable[..., T], *arguments: Any) -> T:
     """Make a call and add its time to an episode's."""
+    alive()
     start = time.perf_counter()
     result = call(*arguments)
     played.seconds += time.perf_counter() - start

@@ -5,6 +5,7 @@ import re
 from agenttuning.environments.base import Parsed
 from agenttuning.environments.checking.play import Subject
 from agenttuning.environments.checking.verdict import Broken
+from agenttuning.environments.checking.watch import alive
 from agenttuning.errors import MalformedReply
 from agenttuning.trajectory import Action
 
@@ -20,6 +21,7 @@ def opening(subject: Subject) -> str:
             description = environment.description(task)
             if not isinstance(description, str) or not description.strip():
                 raise Broken("description() is empty", "state the rules, the action grammar and the limits")
+            alive()
             shown = environment.reset(task)
             environment.close()
             if not isinstance(shown, str) or task.instruction.strip() not in shown:

@@ -11,6 +11,7 @@ import psutil
 from agenttuning.environments.base import Environment
 from agenttuning.environments.checking.play import Subject, replay
 from agenttuning.environments.checking.verdict import Broken
+from agenttuning.environments.checking.watch import alive
 
 SLOWEST_STEPS = 1.0
 """Steps a second below which a rollout waits for the environment and not for the model."""
@@ -35,6 +36,7 @@ def left_behind(subject: Subject) -> str:
         environment = subject.make()
         for task, played in subject.few[:3]:
             replay(environment, task, played.actions)
+        alive()
         environment.reset(subject.sample[0])
         environment.shutdown()
         environment.shutdown()
@@ -101,5 +103,6 @@ def _settled(measure: Callable[[], int], least: int) -> int:
     """Return a measure once it has come down to `least`, or what it is after some seconds."""
     deadline = time.monotonic() + SETTLING_SECONDS
     while (found := measure()) > least and time.monotonic() < deadline:
+        alive()
         time.sleep(0.05)
     return found

@@ -5,10 +5,11 @@ from typing import Any
 
 import psutil
 
-from agenttuning.environments.base import Environment, EnvironmentSettings, environment_class, make_environment
+from agenttuning.environments.base import Environment, EnvironmentSettings, environment_class, validated_settings
 from agenttuning.environments.checking import episodes, replies, resources, tasks
 from agenttuning.environments.checking.play import Subject
-from agenttuning.environments.checking.verdict import Check, examined
+from agenttuning.environments.checking.verdict import Broken, Check, examined
+from agenttuning.environments.checking.watch import watched
 
 CHECKS: tuple[tuple[str, str, Callable[[Subject], str]], ...] = (
     ("contract", "every attribute and method is as base.Environment says", tasks.contract),
@@ -34,6 +35,8 @@ CHECKS: tuple[tuple[str, str, Callable[[Subject], str]], ...] = (
 """Name, rule and function of each check."""
 GATES = ("contract", "tasks", "episodes")
 """Where one of these fails, those after it would say the same again, and are skipped."""
+LIMIT_S = 120.0
+"""Seconds without an end of any call after which an environment hangs."""
 
 
 def check_environment(
@@ -44,6 +47,7 @@ def check_environment(
     data_root: str | None = None,
     seed: int = 0,
     reward: float = 1.0,
+    limit_s: float = LIMIT_S,
 ) -> Iterator[Check]:
     """Examine the environment registered under `name`, one check after the other.
 
@@ -54,17 +58,18 @@ def check_environment(
         data_root: directory of published data.
         seed: decides the tasks and the expert's choices.
         reward: the least that counts as success, as the recipe's `reward_threshold`.
+        limit_s: how long a call may take before it counts as hanging.
 
     Raises:
         ConfigurationError: nothing is registered under that name, or its settings are refused.
     """
     before = psutil.Process().memory_info().rss
     cls = environment_class(name)
-    with make_environment(name, settings, data_root) as environment:
-        validated = environment.settings
+    validated = validated_settings(cls, name, settings or {})
     return check_class(
-        cls, name, validated, count=count, data_root=data_root, seed=seed, reward=reward, rss_before=before
-    )
+        cls, name, validated,
+        count=count, data_root=data_root, seed=seed, reward=reward, limit_s=limit_s, rss_before=before,
+    )  # fmt: skip
 
 
 def check_class(
@@ -76,6 +81,7 @@ def check_class(
     data_root: str | None = None,
     seed: int = 0,
     reward: float = 1.0,
+    limit_s: float = LIMIT_S,
     rss_before: int | None = None,
 ) -> Iterator[Check]:
     """Examine a class as if it were registered under `name`; see `check_environment`.
@@ -88,15 +94,26 @@ def check_class(
         data_root: directory of published data.
         seed: decides the tasks and the expert's choices.
         reward: the least that counts as success, as the recipe's `reward_threshold`.
+        limit_s: how long a call may take before it counts as hanging.
         rss_before: memory of this process before the class was imported, in bytes; None: as it is now.
     """
-    subject = Subject(cls, name, settings, data_root, max(2, count), seed, reward, rss_before)
-    blocked = ""
-    for title, rule, function in CHECKS:
-        if blocked:
-            yield Check(title, "skipped", f"not examined: mend {blocked!r} first", rule)
-            continue
-        check = examined(title, rule, function, subject)
-        if not check.ok and title in GATES:
-            blocked = title
-        yield check
+
+    def run() -> Iterator[Check]:
+        subject = Subject(cls, name, settings, data_root, max(2, count), seed, reward, rss_before)
+        for title, rule, function in CHECKS:
+            check = examined(title, rule, function, subject)
+            yield check
+            if not check.ok and title in GATES:
+                return
+
+    done, blocked = 0, ""
+    try:
+        for check in watched(run, limit_s):
+            yield check
+            done, blocked = done + 1, check.name
+    except Broken as broken:
+        blocked, rule, _ = CHECKS[done]
+        yield Check(blocked, "failed", str(broken), rule, broken.cure)
+        done += 1
+    for title, rule, _ in CHECKS[done:]:
+        yield Check(title, "skipped", f"not examined: mend {blocked!r} first", rule)

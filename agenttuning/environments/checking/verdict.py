@@ -4,10 +4,12 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from agenttuning.environments.checking.play import Subject
 from agenttuning.errors import AgentTuningError
+
+if TYPE_CHECKING:
+    from agenttuning.environments.checking.play import Subject
 
 STATES = {"ok": "ok", "failed": "FAILED", "skipped": "-"}
 NAME_WIDTH = 27
@@ -45,7 +47,7 @@ class Broken(Exception):
         self.cure = cure
 
 
-def examined(name: str, rule: str, function: Callable[[Subject], str], subject: Subject) -> Check:
+def examined(name: str, rule: str, function: "Callable[[Subject], str]", subject: "Subject") -> Check:
     """Run one check; an exception of the environment is what was found."""
     try:
         return Check(name, "ok", function(subject), rule)
