@@ -126,6 +126,8 @@ class Validation(Section):
 
     items: Positive = 100
     """Held out of each source; at most a tenth of it."""
+    episodes: int = Field(default=0, ge=0)
+    """Test episodes to play with each of these checkpoints, greedily and one after the other; 0: none."""
     cpus: float = Field(default=1.0, gt=0.0)
     gpus: float = Field(default=0.0, ge=0.0)
     """Of the task, which holds the whole model."""

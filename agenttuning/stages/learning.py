@@ -27,10 +27,14 @@ def train(session: Session) -> dict[str, Any]:
     state = begin_stage(store, "train", key)
     if state.done:
         return already("train", state)
+    from agenttuning.stages.validating import episode_player
     from agenttuning.training.ray_train import run_training
 
     session.ray()
     total = recipe.training.steps
+    validation = recipe.training.validation
+    episodes = validation.episodes if validation is not None else 0
+    play = episode_player(recipe, episodes) if episodes else None
     with (
         open_tracker(session, "train") as tracker,
         Progress("train", total, "steps") as bar,
@@ -46,11 +50,12 @@ def train(session: Session) -> dict[str, Any]:
 
         def on_validation(event: dict[str, Any]) -> None:
             step = int(event["step"])
-            say(f"train: held-out loss {event['loss']:.3f} after {step} steps")
+            won = f", success {event['success']:.0%} of {event['episodes']:.0f} episodes" if "success" in event else ""
+            say(f"train: held-out loss {event['loss']:.3f}{won} after {step} steps")
             tracker.log({f"validation/{k}": v for k, v in event.items() if isinstance(v, float)}, step)
 
         summary = run_training(
-            recipe, session.model_dir(), items.child("items"), store, on_step, on_validation=on_validation
+            recipe, session.model_dir(), items.child("items"), store, on_step, on_validation=on_validation, measure=play
         )
         info = summary.as_dict()
         tracker.config({"training_summary": info})

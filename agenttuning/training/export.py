@@ -86,10 +86,7 @@ def export_model(
         tensors = _tensors(directory)
         _check_tensors(tensors, _tensors(base), training)
         (dtype_name,) = {str(t["dtype"]) for t in tensors.values()}
-        patterns = (*COPIED, "*.py") if trust_remote_code else COPIED
-        for file in sorted({f for p in patterns for f in base.glob(p)}):
-            if file.is_file() and not any(file.match(p) for p in _NOT_COPIED):
-                shutil.copyfile(file, directory / file.name)
+        copy_companions(base, directory, trust_remote_code)
         _write_config(base, directory, _DTYPES[dtype_name])
     sizes = [t["data_offsets"][1] - t["data_offsets"][0] for t in tensors.values()]
     counts = [_count(t["shape"]) for t in tensors.values()]
@@ -100,6 +97,14 @@ def export_model(
         "bytes": sum(sizes),
         "dtype": _DTYPES[dtype_name],
     }
+
+
+def copy_companions(base: Path, directory: Path, code: bool) -> None:
+    """Copy what a model's directory holds beside weights: config, tokenizer, chat template, licence; its code too."""
+    patterns = (*COPIED, "*.py") if code else COPIED
+    for file in sorted({f for p in patterns for f in base.glob(p)}):
+        if file.is_file() and not any(file.match(p) for p in _NOT_COPIED):
+            shutil.copyfile(file, directory / file.name)
 
 
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}

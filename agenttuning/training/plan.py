@@ -148,10 +148,22 @@ class Plan:
 def packed_rows(
     drawn: list[tuple[str, int]], items: dict[str, ItemCounts], row_tokens: int, share_prefixes: bool, seed: int
 ) -> list[Row]:
-    """Pack drawn items, pairs of source and number, into rows."""
-    parts = row_parts(drawn, items, row_tokens, share_prefixes)
-    sizes = [sum(segment.tokens for segment in part) for part in parts]
-    return [joined([parts[i] for i in row]) for row in pack(sizes, row_tokens, seed)]
+    """Pack drawn items, pairs of source and number, into rows.
+
+    Trees are large parts, which may fill rows less well. Where they need more rows than single items, or where nothing
+    is shared, single items are packed.
+    """
+
+    def packed(parts: list[Row]) -> list[Row]:
+        sizes = [sum(segment.tokens for segment in part) for part in parts]
+        return [joined([parts[i] for i in row]) for row in pack(sizes, row_tokens, seed)]
+
+    separate = packed(row_parts(drawn, items, row_tokens, False))
+    trees = row_parts(drawn, items, row_tokens, share_prefixes)
+    if all(len(tree) == 1 for tree in trees):
+        return separate
+    rows = packed(trees)
+    return rows if len(rows) <= len(separate) else separate
 
 
 def make_plan(

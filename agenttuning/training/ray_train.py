@@ -24,7 +24,7 @@ from agenttuning.training.batch import load_items
 from agenttuning.training.loop import TrainConfig, Wish, train
 from agenttuning.training.plan import Plan, make_plan
 from agenttuning.training.summary import TrainSummary, read_summary
-from agenttuning.training.validation import Validation, split_items
+from agenttuning.training.validation import Measure, Validation, split_items
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 300.0
@@ -39,6 +39,7 @@ def run_training(
     on_step: Callable[[dict[str, Any]], None] | None = None,
     on_note: Callable[[str], None] = say,
     on_validation: Callable[[dict[str, Any]], None] = lambda metrics: None,
+    measure: Measure | None = None,
 ) -> TrainSummary:
     """Train on the cluster this process is connected to, from the newest checkpoint where there is one.
 
@@ -50,6 +51,7 @@ def run_training(
         on_step: called here, in this thread, with the metrics of every step. Steps come again after a restart.
         on_note: called here with what was chosen, cut or continued, one line each.
         on_validation: called here with `step`, `loss` and `loss/<source>` of held-out items, where the recipe has any.
+        measure: measures more on each checkpoint, beside the held-out loss; `on_validation` gets what it found.
 
     Returns:
         What training amounted to.
@@ -64,7 +66,7 @@ def run_training(
     _check_cluster(recipe, on_note)
     mailbox = ray.remote(num_cpus=0)(Mailbox).options(label_selector=_this_node()).remote()
     work = functools.partial(_work, recipe.model_dump(mode="json"), str(model_dir), items, output, mailbox)
-    validation = Validation(recipe, model_dir, items, output, on_validation, on_note)
+    validation = Validation(recipe, model_dir, items, output, on_validation, on_note, measure)
     failure: list[BaseException] = []
 
     def fit() -> None:

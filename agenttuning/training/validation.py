@@ -2,11 +2,12 @@
 
 The task reads a checkpoint's weights by name into a model of its own. It waits while the cluster has no room for it; a
 checkpoint that was replaced before it came to its turn is passed over. What it found is in `validation.jsonl` of the
-training stage. A model that no single process can hold is not for this.
+training stage. Who starts the training may hand in more to measure, such as a few episodes: `Measure` gets the
+checkpoint as a model in a directory. A model that no single process can hold is not for this.
 """
 
-import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from agenttuning.training.attention import attention_arguments, implementation_o
 from agenttuning.training.batch import Items, load_items, make_batch
 from agenttuning.training.checkpoint import COMPLETE, checkpoint_names
 from agenttuning.training.device import choose_numerics
+from agenttuning.training.export import copy_companions
 from agenttuning.training.loss import PackedCausalLM
 from agenttuning.training.mixture import seed_of
 from agenttuning.training.plan import packed_rows
@@ -32,8 +34,12 @@ from agenttuning.training.weights import exported_dtype, write_checkpoint_weight
 FOUND = "validation.jsonl"
 SHARE = 10
 """At most one of so many items of a source is held out."""
+LOOK_SECONDS = 5.0
+"""Time between two looks at the store for new checkpoints; one in an object store costs a listing."""
 
 Tell = Callable[[dict[str, Any]], None]
+Measure = Callable[[Path], Mapping[str, float]]
+"""Takes a directory with a whole model and its tokenizer, returns metrics by name; it is sent to the task's process."""
 
 
 def split_items(items: Mapping[str, Items], training: Training, seed: int) -> tuple[dict[str, Items], dict[str, Items]]:
@@ -94,14 +100,22 @@ class Validation:
         model_dir: the base model.
         items: one encoded table per source.
         output: store of the training stage.
-        tell: told the metrics of each checkpoint: `step`, `loss`, `loss/<source>`.
+        tell: told the metrics of each checkpoint: `step`, `loss`, `loss/<source>`, and what `measure` found.
         note: told what was passed over.
+        measure: measures more than the loss.
     """
 
     def __init__(
-        self, recipe: Recipe, model_dir: Path, items: Store, output: Store, tell: Tell, note: Callable[[str], None]
+        self,
+        recipe: Recipe,
+        model_dir: Path,
+        items: Store,
+        output: Store,
+        tell: Tell,
+        note: Callable[[str], None],
+        measure: Measure | None = None,
     ) -> None:
-        self._arguments = (recipe.model_dump(mode="json"), str(model_dir), items, output)
+        self._arguments = (recipe.model_dump(mode="json"), str(model_dir), items, output, measure)
         self._spec = recipe.training.validation
         self._output = output
         self._tell = tell
@@ -109,11 +123,16 @@ class Validation:
         self._found = read_found(output)
         self._begun: set[str] = {str(m["checkpoint"]) for m in self._found}
         self._running: Any = None
+        self._next_look = 0.0
 
-    def look(self) -> None:
-        """Take what is finished, and begin with the newest checkpoint that is not measured yet. Does not wait."""
-        if self._spec is None:
+    def look(self, now: bool = False) -> None:
+        """Take what is finished, and begin with the newest checkpoint that is not measured yet. Does not wait.
+
+        Does nothing for `LOOK_SECONDS` after the last look, unless it shall look `now`.
+        """
+        if self._spec is None or (time.monotonic() < self._next_look and not now):
             return
+        self._next_look = time.monotonic() + LOOK_SECONDS
         if self._running is not None:
             if not ray.wait([self._running], timeout=0)[0]:
                 return
@@ -127,7 +146,7 @@ class Validation:
         """Wait for what was begun, and measure the last checkpoint."""
         if self._running is not None:
             self._take()
-        self.look()
+        self.look(now=True)
         if self._running is not None:
             self._take()
 
@@ -151,7 +170,9 @@ def read_found(output: Store) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in output.read(FOUND).splitlines()]
 
 
-def _validate(recipe_json: dict[str, Any], model_dir: str, items: Store, output: Store, name: str) -> dict[str, Any]:
+def _validate(
+    recipe_json: dict[str, Any], model_dir: str, items: Store, output: Store, measure: Measure | None, name: str
+) -> dict[str, Any]:
     """Measure one checkpoint; the body of the task."""
     from agenttuning.models import resolve_model
 
@@ -169,7 +190,7 @@ def _validate(recipe_json: dict[str, Any], model_dir: str, items: Store, output:
         about = output.read_json(f"{name}/{COMPLETE}")
         dtype = exported_dtype(base, about["identity"]["dtype"])
         write_checkpoint_weights(output, name, dtype, Store(scratch), base, training.lora)
-        for file in (*base.glob("*config.json"), *base.glob("*.py")):
-            shutil.copyfile(file, Path(scratch) / file.name)
+        copy_companions(base, Path(scratch), recipe.model.trust_remote_code)
         found = held_out_loss(Path(scratch), held, training, recipe.model.trust_remote_code)
-        return {"step": about["step"], "checkpoint": name, **found}
+        more = measure(Path(scratch)) if measure is not None else {}
+        return {"step": about["step"], "checkpoint": name, **found, **more}

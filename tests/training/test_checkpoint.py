@@ -1,3 +1,4 @@
+import resource
 import signal
 import threading
 from pathlib import Path
@@ -5,28 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import exported_weights, plan_for, run_workers, save_small_model, small_training, write_items
+from small_runs import exported_weights, plan_for, run_workers, small_training
 
 from agenttuning.errors import ConfigurationError, StorageError
 from agenttuning.storage import Store
-from agenttuning.training.batch import Items, load_items
+from agenttuning.training.batch import Items
 from agenttuning.training.checkpoint import latest_checkpoint
 from agenttuning.training.loop import Report, TrainConfig, Wish, train
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_small_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return write_items(tmp_path_factory.mktemp("items"))
-
-
-@pytest.fixture(scope="module")
-def items(store: Store) -> dict[str, Items]:
-    return load_items(store, ["agent", "general"])
 
 
 def stop_after(step: int) -> Report:
@@ -163,6 +149,33 @@ def test_an_unwritable_directory_is_a_message_with_its_cure(
     training = small_training(steps=1)
     with pytest.raises(StorageError, match=r"No space left.*run.root"):
         train(TrainConfig(training, model, Store(str(tmp_path))), plan_for(items, training), items)
+
+
+def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint_to_go_on_from(
+    model: Path, items: dict[str, Items], tmp_path: Path
+) -> None:
+    """From step 3 on, the system refuses files above 100 kB."""
+    training = small_training(steps=6, checkpoint_every=2, keep_checkpoints=1)
+    plan = plan_for(items, training)
+    config = TrainConfig(training, model, Store(str(tmp_path / "full")))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def watch(metrics: dict[str, Any]) -> Wish:
+        if metrics["step"] == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        return Wish.GO_ON
+
+    try:
+        with pytest.raises(StorageError, match=r"step-00000004: the checkpoint cannot be written .*continues from"):
+            train(config, plan, items, watch)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert latest_checkpoint(config.output) == "checkpoints/step-00000002"
+    assert train(config, plan, items) is not None
+    train(TrainConfig(training, model, Store(str(tmp_path / "whole"))), plan, items)
+    assert equal_bits(tmp_path / "whole", tmp_path / "full")
 
 
 def test_checkpoints_in_an_object_store(

@@ -17,26 +17,15 @@ from small_runs import (
     run_workers,
     save_small_model,
     small_training,
-    write_items,
 )
 
 from agenttuning.errors import DataError, StorageError
 from agenttuning.recipe import Recipe, load_recipe
 from agenttuning.storage import Store
-from agenttuning.training.batch import Items, load_items
+from agenttuning.training.batch import Items
 from agenttuning.training.export import export_model, export_run
 from agenttuning.training.loop import TrainConfig, train
 from agenttuning.training.weights import write_weights
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return write_items(tmp_path_factory.mktemp("items"))
-
-
-@pytest.fixture(scope="module")
-def items(store: Store) -> dict[str, Items]:
-    return load_items(store, ["agent", "general"])
 
 
 @pytest.fixture(scope="module")

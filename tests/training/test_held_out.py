@@ -1,3 +1,4 @@
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -5,25 +6,21 @@ import numpy as np
 import pytest
 import torch
 from small_runs import save_small_model, small_training, write_items
-from test_ray_train import cluster, small_recipe
+from test_ray_train import small_recipe
 
-from agenttuning.recipe import Training, Validation
+from agenttuning.recipe import Recipe, Training, Validation
+from agenttuning.stages.validating import Greedy, episode_player
 from agenttuning.storage import Store
+from agenttuning.training import validation
 from agenttuning.training.batch import Items, load_items
 from agenttuning.training.prefixes import sort_items
 from agenttuning.training.ray_train import run_training
 from agenttuning.training.validation import held_out_loss, read_found, split_items
-
-__all__ = ["cluster"]
+from agenttuning.trajectory import Turn
 
 
 def with_validation(**changes: Any) -> Training:
     return small_training(validation=Validation(items=3).model_dump(), **changes)
-
-
-@pytest.fixture(scope="module")
-def items(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Items]:
-    return load_items(write_items(tmp_path_factory.mktemp("items")), ["agent", "general"])
 
 
 def test_held_out_items_are_in_no_training_and_nothing_is_lost(items: dict[str, Items]) -> None:
@@ -74,7 +71,10 @@ def test_the_loss_is_that_of_each_item_alone(items: dict[str, Items], tmp_path: 
 
 
 @pytest.mark.ray
-def test_checkpoints_are_measured_while_the_workers_train_on(cluster: None, tmp_path: Path) -> None:
+def test_checkpoints_are_measured_while_the_workers_train_on(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation, "LOOK_SECONDS", 0.0)
     model, items = save_small_model(tmp_path / "model"), write_items(tmp_path / "items")
     recipe = small_recipe(zero_stage=3, steps=200, checkpoint_every=20, validation={"items": 3, "cpus": 1.0})
     output = Store(str(tmp_path / "training"))
@@ -91,3 +91,40 @@ def test_checkpoints_are_measured_while_the_workers_train_on(cluster: None, tmp_
     # The workers had gone on when the first was told.
     first = next(n for n, (kind, _) in enumerate(told) if kind == "validation")
     assert told[first - 1][1]["step"] > told[first][1]["step"] or len(measured) == 1
+
+
+def playing_recipe(**training: Any) -> Recipe:
+    """Short replies in an environment that needs nothing but Python."""
+    playing = {"environments": {"db": {"max_steps": 3}}, "evaluation": {"max_tokens": 8}}
+    return Recipe.model_validate(small_recipe(**training).model_dump(mode="json") | playing)
+
+
+def test_a_model_in_a_directory_answers_as_plain_generation_does(tiny_model: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    reply = asyncio.run(Greedy(tiny_model, 12).act((Turn(role="user", content="How many rows?"),), seed=0))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    asked = [{"role": "user", "content": "How many rows?"}]
+    ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    causal = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    out = causal.generate(**ids, max_new_tokens=12, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    ended = out[-1].item() == tokenizer.eos_token_id
+    assert reply.content == tokenizer.decode(out[:-1] if ended else out)
+    assert reply.finish_reason == ("stop" if ended else "length")
+    assert (reply.prompt_tokens, reply.completion_tokens) == (ids["input_ids"].shape[1], len(out))
+
+
+@pytest.mark.ray
+def test_test_episodes_are_played_with_a_checkpoints_weights(cluster: None, tiny_model: Path, tmp_path: Path) -> None:
+    """A random model in a real environment: episodes end, none succeeds."""
+    recipe = playing_recipe(zero_stage=3, steps=8, checkpoint_every=4, validation={"items": 3, "cpus": 1.0})
+    told: list[dict[str, Any]] = []
+    notes: list[str] = []
+    run_training(
+        recipe, tiny_model, write_items(tmp_path / "items"), Store(str(tmp_path / "training")), on_note=notes.append,
+        on_validation=told.append, measure=episode_player(recipe, 2),
+    )  # fmt: skip
+    assert not [note for note in notes if "passed over" in note]
+    assert told[-1]["step"] == 8
+    assert (told[-1]["episodes"], told[-1]["success"]) == (2, 0)
+    assert told[-1]["loss"] > 0

@@ -12,26 +12,12 @@ from agenttuning.errors import ConfigurationError
 from agenttuning.recipe import Training
 from agenttuning.storage import Store
 from agenttuning.training.batch import Items, load_items, make_batch
-from agenttuning.training.device import choose_numerics
-from agenttuning.training.engine import make_engine
+from agenttuning.training.device import Numerics, choose_numerics
+from agenttuning.training.engine import load_causal, make_engine
 from agenttuning.training.loop import TrainConfig, train
 from agenttuning.training.plain import PlainEngine
 from agenttuning.training.summary import read_summary
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_small_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return write_items(tmp_path_factory.mktemp("items"))
-
-
-@pytest.fixture(scope="module")
-def items(store: Store) -> dict[str, Items]:
-    return load_items(store, ["agent", "general"])
+from agenttuning.training.zero import zero_config
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +210,37 @@ def test_activation_checkpointing_changes_nothing_but_memory(
     training = small_training(activation_checkpointing=True)
     train(TrainConfig(training, model, Store(str(tmp_path)), seed=1), plan_for(items, training), items)
     assert_close(Store(str(tmp_path)), one_rank, 1e-6)
+
+
+def test_activation_checkpointing_keeps_only_what_enters_each_layer(model: Path) -> None:
+    """Counted are the tensors that autograd keeps for the backward pass, without weights."""
+
+    def kept(recompute: bool) -> int:
+        training = small_training(activation_checkpointing=recompute)
+        causal = load_causal(model, training, choose_numerics(training), trust_remote_code=False)
+        causal.enable_input_require_grads()
+        weights = {w.untyped_storage().data_ptr() for w in causal.parameters()}
+        found: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                found[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            causal.base_model(input_ids=torch.arange(64)[None], use_cache=False)
+        return sum(found.values())
+
+    assert kept(recompute=True) < kept(recompute=False) / 3
+
+
+@pytest.mark.parametrize(("offload", "stage"), [(True, 3), (True, 1), (False, 3)])
+def test_offload_is_what_deepspeed_is_told(offload: bool, stage: int) -> None:
+    training = small_training(offload_optimizer=offload, zero_stage=stage, use_gpu=True)
+    told = zero_config(training, Numerics("cuda:0", "bfloat16", "varlen"), 64, 2)["zero_optimization"]
+    assert told["stage"] == stage
+    assert told.get("offload_optimizer") == ({"device": "cpu", "pin_memory": True} if offload else None)
 
 
 def frozen_zero(recompute: bool) -> Training:

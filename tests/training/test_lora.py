@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import exported_weights, plan_for, run_workers, save_small_model, small_training, write_items
+from small_runs import exported_weights, plan_for, run_workers, small_training
 from test_export import assert_same_weights
 from test_loop import assert_close, history
 
@@ -12,26 +12,11 @@ from agenttuning.errors import ConfigurationError
 from agenttuning.recipe import Lora
 from agenttuning.storage import Store
 from agenttuning.training.architectures import shape_of
-from agenttuning.training.batch import Items, load_items
+from agenttuning.training.batch import Items
 from agenttuning.training.export import export_model
 from agenttuning.training.loop import TrainConfig, train
 
 LORA = {"rank": 4, "alpha": 8}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_small_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return write_items(tmp_path_factory.mktemp("items"))
-
-
-@pytest.fixture(scope="module")
-def items(store: Store) -> dict[str, Items]:
-    return load_items(store, ["agent", "general"])
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_runs import VOCABULARY, save_small_model
+from small_runs import VOCABULARY
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from agenttuning.errors import ConfigurationError, DataError
-from agenttuning.training.attention import attention_arguments, register_attention
+from agenttuning.training.attention import attention_arguments
 from agenttuning.training.batch import Items, make_batch
 from agenttuning.training.loss import LossHead, PackedCausalLM
 from agenttuning.training.rows import Segment
@@ -35,15 +35,6 @@ def items_of(lengths: list[int], seed: int = 0) -> tuple[dict[str, Items], list[
                      "shared": 0})  # fmt: skip
     segments = [Segment("s", n, r["tokens"], r["supervised"]) for n, r in enumerate(rows)]
     return {"s": Items("s", pa.Table.from_pylist(rows))}, segments
-
-
-@pytest.fixture(scope="module")
-def causal(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    register_attention()
-    path = save_small_model(tmp_path_factory.mktemp("model"))
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64, attn_implementation="segments")
 
 
 def trained(model: PackedCausalLM, rows: list[list[Segment]], items: dict[str, Items], scale: float) -> dict[str, Any]:

@@ -3,16 +3,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_runs import save_small_model
 
 from agenttuning.errors import ConfigurationError
 from agenttuning.models import model_fingerprint, resolve_model
 from agenttuning.recipe import Model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_small_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.mark.model

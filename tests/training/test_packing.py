@@ -56,10 +56,10 @@ def test_nothing_packs_to_no_rows() -> None:
     assert efficiency(0, 0, 10) == 0.0
 
 
-def test_a_million_items_pack_in_seconds_and_nearly_full() -> None:
+def test_a_million_items_pack_in_two_seconds_and_nearly_full() -> None:
     lengths = np.clip(np.random.default_rng(0).lognormal(6.5, 0.8, 1_000_000).astype(int), 1, 4096)
-    start = time.perf_counter()
+    start = time.thread_time()
     rows = pack(lengths, 4096)
-    seconds = time.perf_counter() - start
+    seconds = time.thread_time() - start
     assert efficiency(int(lengths.sum()), len(rows), 4096) > 0.999
-    assert seconds < 20, "about 1 s on an idle core; the bound leaves room for a busy machine"
+    assert seconds < 2, "of this thread's own time, which other jobs hardly change; about 0.6"

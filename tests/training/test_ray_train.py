@@ -1,7 +1,6 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,6 @@ from agenttuning.machine import allocator
 from agenttuning.recipe import Recipe
 from agenttuning.storage import Store
 from agenttuning.training.ray_train import run_training, worker_environment
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    import ray
-
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, object_store_memory=300 * 2**20, log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},
-    )  # fmt: skip
-    yield
-    ray.shutdown()
 
 
 def small_recipe(**training: Any) -> Recipe:
