@@ -37,9 +37,12 @@ class GroupReport(BaseModel):
 
     tasks: int
     """Different tasks that were played."""
+    tasks_kept: int = 0
+    """Different tasks of which a trajectory is kept."""
     collected: int
     """Trajectories (attempts) that were judged."""
     kept: int
+    """Trajectories that are kept: as many as `tasks_kept` where each task is played once."""
     ratio: float
     """`kept / collected`; 0 where nothing was collected."""
     mean_turns: float
@@ -102,8 +105,12 @@ class CurationReport(BaseModel):
         return rows
 
     def table_1(self) -> list[list[str]]:
-        """Return the paper's Table 1: instructions, kept trajectories, mean turns, and their ratio."""
-        rows = [["task", "inst. from", "inst.", "kept", "turns", "ratio"]]
+        """Return the paper's Table 1: instructions, kept trajectories, mean turns, and the ratio.
+
+        The paper plays each instruction once and divides its kept trajectories by its instructions. Where a task has
+        several attempts, that is the share of instructions of which a trajectory is kept, never more than all.
+        """
+        rows = [["task", "inst. from", "inst.", "inst. kept", "traj. kept", "turns", "ratio"]]
         for name, origins in self.origins.items():
             rows += [_table_1_row(name, origin, group) for origin, group in origins.items()]
         return [*rows, _table_1_row("total", "", self.total)]
@@ -138,8 +145,9 @@ class CurationReport(BaseModel):
 
 
 def _table_1_row(name: str, origin: str, group: GroupReport) -> list[str]:
-    ratio = group.kept / group.tasks if group.tasks else 0.0
-    return [name, origin, f"{group.tasks:,}", f"{group.kept:,}", f"{group.mean_turns:.2f}", f"{ratio:.2%}"]
+    ratio = group.tasks_kept / group.tasks if group.tasks else 0.0
+    counts = [f"{count:,}" for count in (group.tasks, group.tasks_kept, group.kept)]
+    return [name, origin, *counts, f"{group.mean_turns:.2f}", f"{ratio:.2%}"]
 
 
 def _aligned(rows: list[list[str]], words: int) -> str:
@@ -157,25 +165,29 @@ class _Group:
 
     def __init__(self) -> None:
         self.tasks: set[int] = set()
+        self.tasks_kept: set[int] = set()
         self.collected = self.kept = self.turns = 0
         self.dropped: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
         self.mends: Counter[tuple[str, str]] = Counter()
 
     def add(self, v: Verdict) -> None:
-        self.tasks.add(hash(v.task))
+        task = hash(v.task)
+        self.tasks.add(task)
         self.collected += 1
         self.outcomes[v.outcome] += 1
         if v.rule is None:
+            self.tasks_kept.add(task)
             self.kept += 1
             self.turns += v.turns
             self.mends.update((how, rule) for rule, how in v.mends.items())
         else:
             self.dropped[v.rule] += 1
 
-    def report(self, rules: tuple[str, ...], tasks: int | None = None) -> GroupReport:
+    def report(self, rules: tuple[str, ...]) -> GroupReport:
         return GroupReport(
-            tasks=len(self.tasks) if tasks is None else tasks,
+            tasks=len(self.tasks),
+            tasks_kept=len(self.tasks_kept),
             collected=self.collected,
             kept=self.kept,
             ratio=self.kept / self.collected if self.collected else 0.0,

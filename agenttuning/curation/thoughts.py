@@ -5,7 +5,7 @@ do so. Three kinds are found: it knows that its answer is the expected one; it c
 that nobody showed; before it has done anything, it reports what was done or found.
 
 *Misalignment*: a thought speaks of another task. Its own words (those that are neither everyday words nor in the rules
-of the environment) hardly occur in the task or in anything shown so far.
+of the environment) hardly occur in the task or in anything shown so far; or it names files, and none of them does.
 
 Both are lexical and know English only. They read what is trained: a turn without loss teaches nothing.
 docs/curation.md has their precision and recall on labelled records.
@@ -111,6 +111,10 @@ LEAST_WORDS_FIRST = 2
 """The same for the first thought, which speaks of the task and not of how to go on."""
 LEAST_SHARE = 0.2
 """Least share of a thought's own words that must have been shown."""
+_FILE = re.compile(
+    r"(?<![\w.])\.[A-Za-z]\w{1,4}\b|(?<![\w/])~?(?:/[\w.-]*\w)+|\b\w[\w-]*\.(?!(?:com|org|net)\b)[a-z]{2,4}\b"
+)
+"""A file's ending, path or name. Other words fit many tasks about files; these say which files are meant."""
 
 
 def misalignment(trajectory: Trajectory, recipe: Recipe) -> Objection | None:
@@ -140,9 +144,24 @@ def misalignment(trajectory: Trajectory, recipe: Recipe) -> Objection | None:
         if len(specific) >= least and len(known) <= LEAST_SHARE * len(specific):
             strange = ", ".join(sorted(specific - known)[:6])
             bad[index] = f"speaks of what was not shown ({len(known)} of {len(specific)} words were): {strange}"
+        elif strange := _other_files(trajectory, index):
+            bad[index] = f"names no file that was shown: {strange}"
     if not bad:
         return None
     return Objection(f"the thought of turn {min(bad)} {bad[min(bad)]}", tuple(sorted(bad)))
+
+
+def _other_files(trajectory: Trajectory, index: int) -> str:
+    """Return the files that a thought names, where neither the task nor what was told so far has one of them."""
+    turns = trajectory.turns
+    named = {name.casefold() for name in _FILE.findall(spoken_thought(turns[index]))}
+    if not named:
+        return ""
+    before = turns[: index + (index + 1 < len(turns))]
+    told = "\n".join([trajectory.task.instruction, *map(_told, before)]).casefold()
+    # A task may say `text files (txt)` or `the file passwd`.
+    shown = any(name.rpartition("/")[2].lstrip(".") in told for name in named)
+    return "" if shown else ", ".join(sorted(named)[:6])
 
 
 def _told(turn: Turn) -> str:

@@ -6,8 +6,8 @@ the opening, the turns so far and the next action, and nothing that comes later.
 grammar, or cites a number or a quoted text that was never shown, is asked for again; an answer that was never shown
 ends the attempt, for the policy would see it too early.
 
-A question alone becomes a task by `derived_shell_task` and `sql_proposals.sql_task`: what solves it is what the gold
-program gives in a fresh world, and `validation` then tries it like any other.
+`derived_runs` derives many. It also makes tasks of questions with gold programs, to be played by any policy: what
+solves such a task is what the gold program gives in a fresh world.
 """
 
 import re
@@ -214,22 +214,6 @@ def hidden_answer(action: Action, shown: str) -> str | None:
             if line.strip().casefold() not in shown.casefold():
                 return line.strip()
     return None
-
-
-def derived_shell_task(question: str, setup: str, program: str, rule: str, split: str = "train") -> Task:
-    """Return the task of a question whose answer is what a shell program prints after a set-up.
-
-    Args:
-        question: the instruction.
-        setup: bash script that makes the files.
-        program: the gold program.
-        rule: how an answer is compared; see `operating_system.grading`.
-        split: the split that the task belongs to.
-    """
-    payload = {"setup": setup, "reference": program, "expect": {"rule": rule}}
-    return Task(
-        environment="os", split=split, instruction=question, payload=payload, family="derived", origin="derived"
-    )
 
 
 def _cited(thought: str) -> Iterator[str]:

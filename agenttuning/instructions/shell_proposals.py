@@ -67,9 +67,10 @@ class ShellProposals:
     environment: ClassVar[str] = "os"
     examples: Sequence[dict[str, Any]] = EXAMPLES
 
-    def __init__(self, environment: OperatingSystem, split: str = "train") -> None:
+    def __init__(self, environment: OperatingSystem, split: str = "train", origin: str = "self-instructed") -> None:
         self.trials = ShellTrials(environment)
         self._split = split
+        self._origin = origin
 
     def rules(self) -> str:
         """Return what a task is."""
@@ -87,8 +88,8 @@ class ShellProposals:
             split=self._split,
             instruction=text_field(proposal, "instruction", LONGEST_INSTRUCTION),
             payload=payload,
-            family="self-instructed",
-            origin="self-instructed",
+            family=self._origin,
+            origin=self._origin,
         )
 
     def solving(self, task: Task) -> str:

@@ -82,9 +82,10 @@ class SqlProposals:
     environment: ClassVar[str] = "db"
     examples: Sequence[dict[str, Any]] = EXAMPLES
 
-    def __init__(self, environment: Database, split: str = "train") -> None:
+    def __init__(self, environment: Database, split: str = "train", origin: str = "self-instructed") -> None:
         self.trials = SqlTrials(environment)
         self._split = split
+        self._origin = origin
         self._longest = environment.settings.max_result_chars
 
     def rules(self) -> str:
@@ -97,7 +98,7 @@ class SqlProposals:
             text_field(proposal, "instruction", LONGEST_INSTRUCTION),
             _tables(proposal.get("tables")),
             text_field(proposal, "sql", LONGEST_SQL),
-            origin="self-instructed",
+            origin=self._origin,
             split=self._split,
             longest=self._longest,
         )
@@ -160,6 +161,7 @@ def sql_task(
         "before": before,
         "state": after,
         "gold": sql,
+        "listed": True,
     }
     return Task(
         environment="db", split=split, instruction=f"{question}\n{named}", payload=payload, family=origin, origin=origin

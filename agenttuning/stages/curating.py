@@ -88,13 +88,18 @@ def _trajectory_sources(session: Session) -> list[tuple[Store, str]]:
     if any(spec.train_tasks for spec in session.recipe.environments.values()):
         own = session.store.child("trajectories")
         found.append((own, done_key(own, "generate")))
-    found += [(store, done_key(store, "import")) for store in _imported(session)]
+    found += [(store, done_key(store, _made_by(store))) for store in _imported(session)]
     for before in earlier_rounds(session):
         played = before.child("trajectories")
         found.append((played, done_key(played, "generate")))
     for uri in session.recipe.curation.inputs:
         found.append((Store(uri), content_hash([uri, segment_names(Store(uri))])))
     return found
+
+
+def _made_by(store: Store) -> str:
+    """Return the verb that began a directory of imported trajectories: `import` or `derive`."""
+    return str(store.read_json(MANIFEST)["stage"])
 
 
 def _forget_old_input(session: Session, key: dict[str, Any]) -> None:

@@ -12,6 +12,10 @@ and queries are abridged. Every trained turn has a label, and `labelled_by` says
   count as shown. Before it, misalignment objected to 3 of their 48 turns, since then to 1.
 
 `swapped` makes more misaligned thoughts without writing any: the first thought of one record in place of another's.
+Many first thoughts fit more than one Operating System task (`I list the files of the current directory`), so each of
+those pairs has a label too, by a third reader, given before the rule ran on the pairs (os_first_thoughts.json: the
+other tasks that a record's first thought fits, or may fit; it is bad for the rest). `os_pairs` gives them in two halves
+of the records: the rule was developed on the first and is reported on the second.
 """
 
 import json
@@ -46,6 +50,11 @@ def labelled() -> tuple[Labelled, ...]:
 
 def swapped() -> Iterator[tuple[str, Trajectory, int]]:
     """Environment, a record with the first thought of another one of its environment, and the turn that has it."""
+    return ((trajectory.task.environment, trajectory, turn) for _, _, trajectory, turn in _swapped())
+
+
+def _swapped() -> Iterator[tuple[str, str, Trajectory, int]]:
+    """The ids of a record and of the one whose first thought it has, the record with it, and the turn."""
     good = [r for r in labelled() if not {"bad", "doubtful"} & set(r.labels.values())]
     for mine, other in permutations(good, 2):
         if mine.trajectory.task.environment == other.trajectory.task.environment:
@@ -53,11 +62,18 @@ def swapped() -> Iterator[tuple[str, Trajectory, int]]:
             turns = list(mine.trajectory.turns)
             strange = other.trajectory.turns[min(other.labels)]
             turns[place] = turns[place].model_copy(update={"thought": strange.thought, "content": strange.content})
-            yield (
-                mine.trajectory.task.environment,
-                mine.trajectory.model_copy(update={"turns": tuple(turns)}),
-                place,
-            )
+            swapped = mine.trajectory.model_copy(update={"turns": tuple(turns)})
+            yield mine.trajectory.id, other.trajectory.id, swapped, place
+
+
+def os_pairs(half: int) -> Iterator[tuple[Trajectory, int, str]]:
+    """Swapped Operating System records of one half, the turn that has a strange thought, and the pair's label."""
+    fits = json.loads((DATA / "os_first_thoughts.json").read_text())
+    records = sorted({r.trajectory.id for r in labelled() if r.trajectory.task.environment == "os"})[half::2]
+    for mine, other, trajectory, turn in _swapped():
+        if mine in records and other in records:
+            known = fits.get(other, {})
+            yield trajectory, turn, next((label for label in known if mine in known[label]), "bad")
 
 
 def _read(record) -> Labelled:

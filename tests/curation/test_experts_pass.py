@@ -31,7 +31,7 @@ async def played(name: str):
     return found
 
 
-@pytest.mark.parametrize("name", ["db", "alfworld"])
+@pytest.mark.parametrize("name", ["db", "alfworld", "webshop", "mind2web"])
 def test_no_rule_about_thoughts_objects_to_an_expert(name):
     recipe = validate_recipe({"environments": {name: {}}})
     found = asyncio.run(played(name))

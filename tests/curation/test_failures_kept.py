@@ -141,12 +141,20 @@ def test_the_report_has_the_papers_table_1(tmp_path):
     everything.append(trajectory(environment="db", number=0, attempt=1, reward=0.0))
     report, _, _, _ = curated(tmp_path, everything, "reward", "repetition")
     assert report.table_1() == [
-        ["task", "inst. from", "inst.", "kept", "turns", "ratio"],
-        ["db", "generated", "2", "2", "3.00", "100.00%"],
-        ["os", "generated", "4", "2", "1.00", "50.00%"],
-        ["total", "", "6", "4", "2.00", "66.67%"],
+        ["task", "inst. from", "inst.", "inst. kept", "traj. kept", "turns", "ratio"],
+        ["db", "generated", "2", "2", "2", "3.00", "100.00%"],
+        ["os", "generated", "4", "2", "2", "1.00", "50.00%"],
+        ["total", "", "6", "4", "4", "2.00", "66.67%"],
     ]
     assert report.text().splitlines()[-2:] == ["reward   1   2      3", "dropped nothing: repetition"]
+
+
+def test_several_attempts_at_a_task_are_one_instruction_of_table_1(tmp_path):
+    played = [trajectory((agent(f"{n}"),), number=n % 2, attempt=n, reward=float(n % 2)) for n in range(8)]
+    report, _, _, _ = curated(tmp_path, played, "reward")
+    assert report.table_1()[-1] == ["total", "", "2", "1", "4", "1.00", "50.00%"]
+    assert (report.total.tasks, report.total.tasks_kept, report.total.collected, report.total.kept) == (2, 1, 8, 4)
+    assert report.total.ratio == 0.5
 
 
 @pytest.mark.parametrize("form", ["agentinstruct", "messages"])

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 from episodes import OPENING, agent, trajectory
-from labelled import HINDSIGHT, Counts, labelled, swapped
+from labelled import HINDSIGHT, Counts, labelled, os_pairs, swapped
 
 from agenttuning.curation.thoughts import hindsight, misalignment, spoken_thought
 from agenttuning.recipe import Recipe
@@ -52,8 +52,39 @@ def test_misalignment_finds_the_thoughts_of_other_records():
         found[environment] += objection is not None and turn in objection.turns
     assert all_of == {"mind2web": 20, "db": 650, "os": 272, "webshop": 2, "alfworld": 6}
     assert found["db"] >= 600
-    assert found["os"] >= 135
+    assert found["os"] >= 195
     assert found["mind2web"] >= 13
+
+
+@pytest.mark.parametrize(
+    ("half", "counts"),
+    [(0, Counts(true=59, false=0, missed=5, passed=1)), (1, Counts(true=33, false=0, missed=13, passed=1))],
+)
+def test_misalignment_on_labelled_pairs_of_operating_system_records(half, counts):
+    found = Counts()
+    for record, turn, label in os_pairs(half):
+        objection = misalignment(record, RECIPE)
+        if label != "doubtful":
+            found.add(objection is not None and turn in objection.turns, label == "bad")
+    assert found == counts
+
+
+@pytest.mark.parametrize(
+    ("thought", "fits"),
+    [
+        ("First, I locate the .conf files in the directory.", False),
+        ("I look into /etc/hosts to find the directory.", False),
+        ("I count the files in notes.txt, then those of the directory.", False),
+        ("First, I locate the .log files in the directory.", True),
+        ("I look into /srv/logs to find the files, then into /etc/hosts.", True),
+        ("I count the files, e.g. by listing the directory.", True),
+        ("I count the files of the directory and/or its logs, as on example.com.", True),
+    ],
+)
+def test_a_thought_that_names_other_files_is_misaligned(thought, fits):
+    task = Turn(role="user", content="Count the files of the directory /srv/logs that end in log.")
+    spoken = trajectory((agent("ls", thought=thought),), opening=(*OPENING[:2], task))
+    assert (misalignment(spoken, RECIPE) is None) == fits
 
 
 def after(observation: str, thought: str):

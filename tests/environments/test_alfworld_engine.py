@@ -63,6 +63,19 @@ def test_texts_and_commands_equal_textworlds_own(engine):
     assert ours.won
 
 
+def test_no_template_is_parsed_in_a_step(engine, monkeypatch):
+    """TextWorld spends 70 % of a step on parsing templates that it has parsed before."""
+    from textworld.envs.pddl import textgen
+
+    parsed, parse = [], textgen._parse_and_convert
+    (scene, goal), *_ = games("train", 1)
+    engine.start(problem(scene, goal), goal.text, "put")
+    monkeypatch.setattr(textgen, "_parse_and_convert", lambda *a, **k: parsed.append(a) or parse(*a, **k))
+    view = [engine.act(command) for command in solution(scene, goal, "put")][-1]
+    assert view.won
+    assert parsed == []
+
+
 def test_what_is_not_admissible_changes_nothing(engine):
     scene, goal = next(games("train", 1))
     start = engine.start(problem(scene, goal), goal.text, "put")

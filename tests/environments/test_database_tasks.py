@@ -1,6 +1,6 @@
 import re
 from collections import Counter
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 
@@ -52,14 +52,29 @@ def test_families_come_in_equal_shares(train):
 
 def test_splits_share_no_task_under_any_seeds():
     tables: dict[str, set[str]] = {}
+    rows: dict[str, set[str]] = {}
+    goals: dict[str, set[str]] = {}
     instructions: dict[str, set[str]] = {}
     for split in ("train", "test", "shifted"):
-        tasks = [task for seed in range(4) for task in made(split, 56, seed)]
-        tables[split] = {str(task.payload["tables"]) for task in tasks}
+        tasks = [task for seed in range(8) for task in made(split, 42, seed)]
+        single = [table for task in tasks for table in task.payload["tables"]]
+        tables[split] = {str(table) for table in single}
+        rows[split] = {str(table["rows"]) for table in single}
+        goals[split] = {str((task.payload["plan"], task.payload["answer"])) for task in tasks}
         instructions[split] = {task.instruction for task in tasks}
-    for left, right in (("train", "test"), ("train", "shifted"), ("test", "shifted")):
-        assert tables[left].isdisjoint(tables[right])
-        assert instructions[left].isdisjoint(instructions[right])
+    for left, right in combinations(("train", "test", "shifted"), 2):
+        for kind in (tables, rows, goals, instructions):
+            assert kind[left].isdisjoint(kind[right])
+
+
+def test_shifted_shares_no_schema_with_the_other_splits():
+    schemas: dict[str, set[tuple[str, ...]]] = {}
+    for split in ("train", "test", "shifted"):
+        found = [table for seed in range(4) for task in made(split, 42, seed) for table in task.payload["tables"]]
+        schemas[split] = {(table["name"], *table["columns"]) for table in found}
+    assert schemas["shifted"].isdisjoint(schemas["train"] | schemas["test"])
+    named = {split: {schema[0] for schema in found} for split, found in schemas.items()}
+    assert named["shifted"].isdisjoint(named["train"] | named["test"])
 
 
 def test_shifted_has_domains_and_wordings_of_its_own():

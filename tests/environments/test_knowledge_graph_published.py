@@ -2,6 +2,7 @@ import json
 import lzma
 import random
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -166,7 +167,7 @@ def test_torn_graphs_are_named(tmp_path):
         next(KnowledgeGraph(KnowledgeGraphSettings(source="freebase"), str(tmp_path)).tasks("train", 1, 0))
 
 
-def metaqa(root: Path) -> str:
+def metaqa(root: Path, shifted: bool = False) -> str:
     question = {
         "split": "dev",
         "hops": 2,
@@ -178,8 +179,11 @@ def metaqa(root: Path) -> str:
     }
     inexact, known = {**question, "minus_start": True}, {**question, "entity": "Legend"}
     held_out = {**question, "split": "test", "type": "movie_to_director", "entity": "Legend", "answers": ["Ann"]}
+    spoken = {**held_out, "type": "movie_to_language", "entity": "Alien, The", "answers": ["English"]}
+    more = ({**spoken, "entity": "Legend"}, {**spoken, "split": "dev"}, spoken) if shifted else ()
     facts = "Alien, The\tdirected by\tAnn\nLegend\tdirected by\tAnn\nLegend\trelease year\t1985\n"
-    lines = "".join(json.dumps(q) + "\n" for q in (question, inexact, known, held_out))
+    facts += "Alien, The\tin language\tEnglish\n"
+    lines = "".join(json.dumps(q) + "\n" for q in (question, inexact, known, held_out, *more))
     write(root, metaqa_kb__tsv=facts, metaqa_questions__jsonl=lines)
     return str(root)
 
@@ -195,6 +199,16 @@ def test_metaqa_is_read_and_played_by_its_program(tmp_path):
     assert grade(env, test) == 1.0
     assert grade(env, train) == 0.0
     assert env.close()["entities"] == sorted([mint("Alien, The"), mint("Legend")])
+
+
+def test_metaqas_shifted_questions_ask_for_what_no_other_does(tmp_path):
+    root = metaqa(tmp_path, shifted=True)
+    env = KnowledgeGraph(KnowledgeGraphSettings(source="metaqa", store_directory=str(tmp_path)), root)
+    (shifted,) = env.tasks("shifted", 10, 0)
+    assert (shifted.family, shifted.payload["answer"]) == ("movie_to_language", [mint("English")])
+    assert [task.family for task in env.tasks("test", 10, 0)] == ["movie_to_director"]
+    assert list(env.tasks("train", 10, 0)) == []  # its one question starts where the shifted one does
+    assert grade(env, shifted) == 1.0
 
 
 def test_metaqa_has_both_directions_of_every_relation(tmp_path):
@@ -231,7 +245,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.data
 def test_metaqa_questions_are_answered_exactly(published, kept):
     env = KnowledgeGraph(KnowledgeGraphSettings(source="metaqa", store_directory=kept), published)
-    for split in ("train", "test"):
+    for split in ("train", "test", "shifted"):
         tasks = list(env.tasks(split, 60, 0))
         assert len({task.id for task in tasks}) == 60
         assert sum(grade(env, task, seed) for seed, task in enumerate(tasks)) >= 57
@@ -240,10 +254,13 @@ def test_metaqa_questions_are_answered_exactly(published, kept):
 @pytest.mark.data
 def test_metaqas_splits_start_from_different_entities(published):
     env = KnowledgeGraph(KnowledgeGraphSettings(source="metaqa"), published)
-    train, test = (list(env.tasks(split, 50_000, 0)) for split in ("train", "test"))
-    assert (len(train), len(test)) == (12_213, 22_660)
-    topics = [{entity for task in tasks for entity in task.payload["entities"].values()} for tasks in (train, test)]
-    assert topics[0].isdisjoint(topics[1])
+    splits = [list(env.tasks(split, 50_000, 0)) for split in ("train", "test", "shifted")]
+    assert [len(tasks) for tasks in splits] == [10_669, 19_372, 1_817]
+    topics = [{entity for task in tasks for entity in task.payload["entities"].values()} for tasks in splits]
+    assert all(one.isdisjoint(other) for one, other in combinations(topics, 2))
+    asked = [{task.family.rpartition("_")[2] for task in tasks} for tasks in splits]
+    assert asked[2] == {"language", "tags"}
+    assert asked[2].isdisjoint(asked[0] | asked[1])
 
 
 @pytest.mark.data

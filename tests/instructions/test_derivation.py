@@ -12,8 +12,10 @@ from agenttuning.environments.base import Environment, make_environment
 from agenttuning.environments.database.environment import Database
 from agenttuning.environments.database.tables import Table
 from agenttuning.environments.knowledge_graph.environment import KnowledgeGraph, KnowledgeGraphSettings
+from agenttuning.environments.operating_system import OperatingSystem
 from agenttuning.environments.sandbox import sandbox_problem
-from agenttuning.instructions.derivation import NotDerived, derive_trajectory, derived_shell_task
+from agenttuning.instructions.derivation import NotDerived, derive_trajectory
+from agenttuning.instructions.shell_proposals import ShellProposals
 from agenttuning.instructions.sql_proposals import sql_task
 from agenttuning.instructions.sql_trials import SqlTrials
 from agenttuning.instructions.trials import ContractTrials, Solution
@@ -161,12 +163,15 @@ def test_a_deliberate_mistake_keeps_its_own_thought_and_no_loss() -> None:
 
 @pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
 def test_a_shell_question_becomes_a_task_and_a_trajectory_over_a_real_endpoint() -> None:
-    task = derived_shell_task(
-        "How many lines of /srv/log.txt name a wolf?",
-        "printf 'wolf\\nhare\\nwolf\\nwolf\\n' > /srv/log.txt",
-        "grep wolf /srv/log.txt | wc -l",
-        "integer-match",
-    )
+    question = {
+        "instruction": "How many lines of /srv/log.txt name a wolf?",
+        "setup": "printf 'wolf\\nhare\\nwolf\\nwolf\\n' > /srv/log.txt",
+        "reference": "grep wolf /srv/log.txt | wc -l",
+        "check": {"rule": "integer-match"},
+    }
+    with make_environment("os") as env:
+        assert isinstance(env, OperatingSystem)
+        task = ShellProposals(env, origin="derived").task(question)
 
     async def play(base_url: str) -> Trajectory | NotDerived:
         policy = EndpointPolicy(base_url, "toy-model", patience_s=5)

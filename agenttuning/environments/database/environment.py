@@ -15,6 +15,7 @@ from agenttuning.environments.database.grammar import ANSWER, OPERATION, answer,
 from agenttuning.environments.database.queries import Plan
 from agenttuning.environments.database.server import Address
 from agenttuning.environments.database.tables import Table, tables_of
+from agenttuning.environments.stored import stored_tasks
 from agenttuning.errors import ConfigurationError
 from agenttuning.trajectory import Action, Task, Turn
 
@@ -44,8 +45,11 @@ class DatabaseSettings(EnvironmentSettings):
         "geoquery",
         "defog",
         "sqlite",
+        "file",
     ] = "generated"
-    """Where tasks come from; all but the first read `data.root`."""
+    """Where tasks come from; all but `generated` and `file` read `data.root`."""
+    tasks_file: str | None = None
+    """For `source: file`: constructed tasks as JSON lines (`agenttuning instructions` writes them)."""
     questions: str | None = None
     """For `source: sqlite`: the file of questions, relative to `data.root`; its databases lie beside it."""
     engine: Literal["sqlite", "mariadb"] = "sqlite"
@@ -68,6 +72,8 @@ class DatabaseSettings(EnvironmentSettings):
             raise ValueError("server is for engine: mariadb; set engine, or leave server out")
         if (self.questions is None) == (self.source == "sqlite"):
             raise ValueError("source: sqlite needs questions, the file of questions, and no other source reads it")
+        if (self.tasks_file is None) == (self.source == "file"):
+            raise ValueError("source: file needs tasks_file, the file of tasks, and no other source reads it")
         if self.families is not None and self.source != "generated":
             raise ValueError("families are those of source: generated; leave them out")
         return self
@@ -104,6 +110,8 @@ class Database(Environment):
         """
         if self.settings.source == "generated":
             return tasks.generate(self.name, split, count, seed, self.settings.families)
+        if self.settings.source == "file":
+            return stored_tasks(self.name, self.settings.tasks_file, split, count, seed, ("answer", "before", "state"))
         return published.load(
             self.name,
             self.settings.source,

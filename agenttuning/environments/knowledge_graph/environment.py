@@ -3,9 +3,9 @@
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agenttuning.environments.base import Environment, EnvironmentSettings, Expert, Grade, Needs, Parsed, Step
 from agenttuning.environments.knowledge_graph import cache, expert, sources, tasks
@@ -16,6 +16,7 @@ from agenttuning.environments.knowledge_graph.plans import MOST_TURNS
 from agenttuning.environments.knowledge_graph.programs import Count
 from agenttuning.environments.knowledge_graph.stores import DiskStore, EndpointStore, Store
 from agenttuning.environments.knowledge_graph.tools import HEAD, Refused, Tools, Variable
+from agenttuning.environments.stored import stored_tasks
 from agenttuning.errors import ConfigurationError
 from agenttuning.trajectory import Action, Task, Turn
 
@@ -40,6 +41,8 @@ class KnowledgeGraphSettings(EnvironmentSettings):
 
     source: Literal["generated", "freebase", "metaqa", "agentbench"] = "generated"
     """The graph and its questions; all but `generated` read `data.root`, and `agentbench` needs `endpoint`."""
+    tasks_file: str | None = None
+    """Play the tasks of this file of JSON lines (`agenttuning instructions` writes them) on the source's graph."""
     families: tuple[str, ...] | None = None
     """Draw generated questions from these families alone; None: all."""
     endpoint: str | None = None
@@ -54,6 +57,13 @@ class KnowledgeGraphSettings(EnvironmentSettings):
     """Share of the demonstrator's episodes with a mistake (never trained) and its recovery."""
     max_list_chars: Annotated[int, Field(ge=80)] = 3000
     """Length at which a list of relations or attributes is cut."""
+
+    @model_validator(mode="after")
+    def _no_idle_setting(self) -> Self:
+        """Refuse a setting that would do nothing."""
+        if self.families is not None and self.tasks_file is not None:
+            raise ValueError("families are of generated questions, and tasks_file names others; leave one of them out")
+        return self
 
 
 class KnowledgeGraph(Environment):
@@ -77,7 +87,7 @@ class KnowledgeGraph(Environment):
         self._evidence: dict[str, Any] = {}
 
     def tasks(self, split: str, count: int, seed: int) -> Iterator[Task]:
-        """Yield tasks of `train`, `test` or `shifted`; published questions have no `shifted`.
+        """Yield tasks of `train`, `test` or `shifted`; of the published questions, MetaQA alone has `shifted`.
 
         Raises:
             ConfigurationError: an unknown split or family, or a source without its data.
@@ -87,6 +97,11 @@ class KnowledgeGraph(Environment):
         if count == 0:
             return
         source = self.settings.source
+        if self.settings.tasks_file is not None:
+            yield from stored_tasks(
+                self.name, self.settings.tasks_file, split, count, seed, ("entities", "answer", "number")
+            )
+            return
         if source not in sources.GENERATED:
             yield from sources.published_tasks(self.name, source, self.data_root, split, count, seed)
             return

@@ -4,7 +4,8 @@
 - `freebase`: FB15k-237 with generated questions. It is one piece, so splits share no question entity and no answer
   set, while entities in between may be shared; `shifted` has the relations of other domains.
 - `metaqa`: published questions of which the tools can give the exact answer; its test split is `test`, its
-  development split is `train`, without the questions that start from an entity that a test question starts from.
+  development split is `train`. Questions about languages and tags are `shifted` (of its test split) or left out: no
+  other split asks for these relations. No two splits start from the same entity.
 - `agentbench`: published questions on the whole Freebase, which must stand behind `endpoint`; its training split is
   `train` and its development split `test`. Training questions that stand in the development split are left out.
 """
@@ -33,6 +34,8 @@ SHIFTED_DOMAINS = frozenset(
     {"music", "tv", "soccer", "sports", "baseball", "broadcast", "olympics", "food", "medicine"}
 )
 """Domains of Freebase's relations that `shifted` alone asks about."""
+METAQA_SHIFTED = frozenset({"language", "tags"})
+"""What MetaQA's `shifted` questions ask for, and no others: relations and wordings that train does not have."""
 GENERATED = ("generated", "freebase")
 """Sources whose questions are generated."""
 
@@ -107,7 +110,7 @@ def published_tasks(
         ConfigurationError: no `data.root`, or no such split.
         DataError: a file is missing or not as published.
     """
-    check_split(environment, source, split, ("train", "test"))
+    check_split(environment, source, split, ("train", "test", *(("shifted",) if source == "metaqa" else ())))
     folder = p.folder(root, source)
     read = _metaqa if source == "metaqa" else _agentbench
     records = read(folder, split)
@@ -128,19 +131,28 @@ def _part(entity: str) -> str:
 
 
 def _metaqa(folder: Path, split: str) -> list[dict[str, Any]]:
-    """Return the questions of a split; a question of `train` starts from no entity that `test` starts from."""
-    records: dict[str, list[dict[str, Any]]] = {"dev": [], "test": []}
+    """Return the questions of a split. What `test` starts from, `shifted` does not; what either does, not `train`."""
+    records: dict[str, list[dict[str, Any]]] = {"train": [], "test": [], "shifted": []}
     for number, line in enumerate(p.read_lines(folder / p.METAQA_QUESTIONS), start=1):
         try:
             record = json.loads(line)
-            if record["split"] in records and not record["minus_start"]:
-                records[record["split"]].append(record)
-        except (ValueError, KeyError, TypeError) as error:
+            part = _metaqa_split(record["split"], record["type"].split("_to_"), record["minus_start"])
+            if part is not None:
+                records[part].append({**record, "entity": str(record["entity"])})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{folder / p.METAQA_QUESTIONS}:{number}: not as published ({error!r})") from error
-    if split == "test":
-        return records["test"]
-    held_out = {record.get("entity") for record in records["test"]}
-    return [record for record in records["dev"] if record.get("entity") not in held_out]
+    before = {"test": (), "shifted": ("test",), "train": ("test", "shifted")}[split]
+    held_out = {record["entity"] for part in before for record in records[part]}
+    return [record for record in records[split] if record["entity"] not in held_out]
+
+
+def _metaqa_split(published: str, stops: list[str], minus_start: bool) -> str | None:
+    """Return the split of a question, or None: of MetaQA's own train set, without an exact answer, or of no use."""
+    if minus_start:
+        return None
+    if METAQA_SHIFTED.isdisjoint(stops):
+        return {"dev": "train", "test": "test"}.get(published)
+    return "shifted" if published == "test" else None
 
 
 def _metaqa_task(environment: str, split: str, record: dict[str, Any]) -> Task:

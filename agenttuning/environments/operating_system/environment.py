@@ -21,8 +21,8 @@ from agenttuning.environments.operating_system.grammar import format_reply, pars
 from agenttuning.environments.operating_system.published import published_tasks
 from agenttuning.environments.operating_system.published_expert import follow
 from agenttuning.environments.operating_system.state import collect
-from agenttuning.environments.operating_system.stored import stored_tasks
 from agenttuning.environments.sandbox import Box, CommandResult, DockerBox, Limits, Sandbox
+from agenttuning.environments.stored import stored_tasks
 from agenttuning.errors import ConfigurationError, InfrastructureError
 from agenttuning.trajectory import Action, Task, Turn
 
@@ -103,7 +103,7 @@ class OperatingSystem(Environment):
     def tasks(self, split: str, count: int, seed: int) -> Iterator[Task]:
         """Yield tasks of the source that the settings name."""
         if self._own.source == "file":
-            return stored_tasks(self._own.tasks_file, split, count, seed)
+            return stored_tasks(self.name, self._own.tasks_file, split, count, seed, ("setup", "expect"))
         if self._own.source != "generated":
             return published_tasks(self.data_root, self._own.source, split, count, seed, self._own.validated)
         return generated_tasks(split, count, seed, self._own.families)
