@@ -8,6 +8,7 @@ is a reply. It holds no state of an episode and sends no tools: environments spe
 """
 
 import asyncio
+import contextlib
 import difflib
 import os
 import random
@@ -18,16 +19,17 @@ from typing import Any, Literal, Self
 
 import aiohttp
 
-from agenttuning.errors import ConfigurationError, InfrastructureError
+from agenttuning.errors import ConfigurationError, InfrastructureError, StorageError
 from agenttuning.policies.allowance import HOLD_S
 from agenttuning.policies.base import Reply
-from agenttuning.policies.budget import Amount, Limits, Reading
+from agenttuning.policies.budget import Amount, Limits
 from agenttuning.policies.concurrency import Concurrency
 from agenttuning.policies.connection import list_models, open_session, post_chat
 from agenttuning.policies.costs import price, worst_price
 from agenttuning.policies.failures import NONSENSE, STRAIN, USER, Failure, Kind, cure
 from agenttuning.policies.replies import outcome_kind
 from agenttuning.policies.sharing import Sharing, actor_link, limits_of, local_link
+from agenttuning.policies.spending import Spending
 from agenttuning.policies.throttle import End, Throttle, Ticket
 from agenttuning.policies.wire import REFUSED, chat_request, retry_wait
 from agenttuning.recipe import PolicySpec, Prices
@@ -82,7 +84,7 @@ class EndpointPolicy:
         prices: what the endpoint charges.
         limits: the run's budget.
         shared: the Ray actor of `sharing.shared_limits`; unset, this process is alone.
-        spent: money that earlier starts of the run have spent, where this process is alone.
+        spending: where this process is alone: the note of the money, and of what earlier starts have spent.
     """
 
     def __init__(
@@ -102,7 +104,7 @@ class EndpointPolicy:
         prices: Prices | None = None,
         limits: Limits | None = None,
         shared: Any = None,
-        spent: float = 0.0,
+        spending: Spending | None = None,
     ) -> None:
         self.name = model
         self.url = base_url.rstrip("/") + "/chat/completions"
@@ -128,7 +130,7 @@ class EndpointPolicy:
         self._prices = prices
         limits = limits or Limits()
         counted = shared is None and (limits or prices is not None)
-        self._sharing = Sharing(limits, spent, HOLD_S) if counted else None
+        self._sharing = Sharing(limits, hold_s=HOLD_S, spending=spending) if counted else None
         link = actor_link(shared) if shared is not None else local_link(self._sharing) if self._sharing else None
         fixed = concurrency if isinstance(concurrency, int) else None
         most = fixed or UNLIMITED
@@ -139,14 +141,16 @@ class EndpointPolicy:
         self._tokens_per_byte = FIRST_TOKENS_PER_BYTE
 
     @classmethod
-    def from_spec(cls, spec: PolicySpec, api_key: str | None = None, shared: Any = None, spent: float = 0.0) -> Self:
+    def from_spec(
+        cls, spec: PolicySpec, api_key: str | None = None, shared: Any = None, spending: Spending | None = None
+    ) -> Self:
         """Build the policy that a recipe names.
 
         Args:
             spec: an endpoint; a `local` policy is given as the endpoint that serves it.
             api_key: unset, it is read from the environment variable that the recipe names.
             shared: the Ray actor of `sharing.shared_limits`, where several processes play one run.
-            spent: money that earlier starts of the run have spent, where there is no `shared`.
+            spending: the note of what the run spends, where there is no `shared`.
 
         Raises:
             ConfigurationError: the URL or the model's name is missing.
@@ -171,7 +175,7 @@ class EndpointPolicy:
             prices=spec.prices,
             limits=limits_of(spec),
             shared=shared,
-            spent=spent,
+            spending=spending,
         )
 
     async def act(self, turns: tuple[Turn, ...], seed: int, *, temperature: float | None = None) -> Reply:
@@ -206,8 +210,11 @@ class EndpointPolicy:
                 return reply
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Close the connections, and note what is spent."""
         await self._throttle.aclose()
+        if self._sharing is not None:
+            with contextlib.suppress(StorageError):  # The note before is not below.
+                self._sharing.settle(time.monotonic())
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -221,13 +228,6 @@ class EndpointPolicy:
     def waiting(self) -> int:
         """Requests that wait to be sent: while there are any, a new episode only makes others wait."""
         return self._throttle.waiting
-
-    def spending(self) -> Reading | None:
-        """Return the state of the budget, as of a second ago or, after `aclose`, now.
-
-        None where it is shared (ask the actor of `sharing.shared_limits`), and where there is neither price nor limit.
-        """
-        return None if self._sharing is None else self._sharing.read(time.monotonic())
 
     def _body(self, turns: tuple[Turn, ...], seed: int, temperature: float) -> bytes:
         sampling = {"temperature": temperature, "top_p": self._top_p, self._limit_name: self._max_tokens}

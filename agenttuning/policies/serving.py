@@ -104,15 +104,6 @@ def _llm_config(model_path: Path, serving: Serving, name: str) -> Any:
     from ray.serve.llm import LLMConfig
 
     on_cpu = serving.accelerator == "cpu"
-    engine = {
-        "dtype": "bfloat16",
-        "enforce_eager": serving.enforce_eager,
-        "max_model_len": serving.max_model_len,
-        "max_num_seqs": serving.max_num_seqs,
-        "tensor_parallel_size": serving.tensor_parallel_size,
-        "enable_prefix_caching": True,
-        **serving.engine_kwargs,
-    }
     least, most = serving.replicas
     try:
         return LLMConfig(
@@ -129,15 +120,28 @@ def _llm_config(model_path: Path, serving: Serving, name: str) -> Any:
                 "max_constructor_retry_count": START_TRIES,
                 "ray_actor_options": {"num_cpus": 0},
             },
-            engine_kwargs=engine,
-            runtime_env={"env_vars": _environment(serving) if on_cpu else dict(_QUIET)},
+            engine_kwargs=engine_settings(serving),
+            runtime_env={"env_vars": cpu_environment(serving) if on_cpu else dict(_QUIET)},
             log_engine_metrics=False,
         )
     except ValueError as error:
         raise ConfigurationError(f"serving: Ray Serve LLM refuses the recipe ({_last_line(error)})") from error
 
 
-def _environment(serving: Serving) -> dict[str, str]:
+def engine_settings(serving: Serving) -> dict[str, Any]:
+    """Return vLLM's engine arguments."""
+    return {
+        "dtype": "bfloat16",
+        "enforce_eager": serving.enforce_eager,
+        "max_model_len": serving.max_model_len,
+        "max_num_seqs": serving.max_num_seqs,
+        "tensor_parallel_size": serving.tensor_parallel_size,
+        "enable_prefix_caching": True,
+        **serving.engine_kwargs,
+    }
+
+
+def cpu_environment(serving: Serving) -> dict[str, str]:
     """Return the environment of a CPU engine: cache size, Intel's OpenMP and tcmalloc where they are installed.
 
     Left alone, vLLM keeps one core for its scheduler, which on a small machine is half of it. With Intel's OpenMP,

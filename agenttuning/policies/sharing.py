@@ -8,12 +8,16 @@ whatever the number of requests. A process that is alone keeps a `Sharing` of it
 
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from agenttuning.policies.allowance import HOLD_S
 from agenttuning.policies.budget import ACTIVE_S, Account, Amount, Budget, Lease, Limits, Reading
+from agenttuning.policies.spending import Spending
 from agenttuning.recipe import PolicySpec
+
+SETTLE_S = 30.0
+"""How long the last note may take."""
 
 
 class Seen(NamedTuple):
@@ -59,17 +63,28 @@ Link = Callable[[Ask], Awaitable[Share]]
 
 
 class Sharing:
-    """The shared state of a run. Its clock is the caller's."""
+    """The shared state of a run. Its clock is the caller's.
 
-    def __init__(self, limits: Limits, spent: float = 0.0, hold_s: float = 0.0) -> None:
-        self._budget = Budget(limits, spent, hold_s)
+    Args:
+        limits: what the run may use.
+        hold_s: for how long a lease may be held before it is used.
+        spending: where money is noted, before the lease that may spend it is given out.
+    """
+
+    def __init__(self, limits: Limits, hold_s: float = 0.0, spending: Spending | None = None) -> None:
+        self._most, self._spending = limits.money, spending
+        self._budget = Budget(limits, spending.read() if spending else 0.0, hold_s)
         self._seen = Seen()
         self._told: dict[str, Seen] = {}
         self._limits: dict[str, tuple[float, int]] = {}
         self._paused_until = float("-inf")
 
     def exchange(self, now: float, ask: Ask) -> Share:
-        """Take one report in and answer it."""
+        """Take one report in and answer it.
+
+        Raises:
+            StorageError: the money cannot be noted, and must not be spent.
+        """
         told = self._told.get(ask.client, self._seen)
         others = Seen(*(total - before for total, before in zip(self._seen, told, strict=True)))
         self._seen = Seen(*(before + more for before, more in zip(self._seen, ask.seen, strict=True)))
@@ -77,6 +92,8 @@ class Sharing:
         self._limits[ask.client] = (now, ask.limit)
         self._paused_until = max(self._paused_until, now + ask.pause_s)
         lease = self._budget.exchange(now, ask.client, ask.account, ask.returned, ask.least, ask.most)
+        if self._spending is not None:
+            self._spending.cover(self._committed(now), self._most)
         pause = max(0.0, self._paused_until - now)
         return Share(lease, self._budget.active(now), others, pause)
 
@@ -87,6 +104,19 @@ class Sharing:
     def read(self, now: float) -> Reading:
         """Return what is spent and reserved."""
         return self._budget.read(now)
+
+    def settle(self, now: float) -> None:
+        """Note what is spent without anything ahead, when nothing more is asked for.
+
+        Raises:
+            StorageError: the note cannot be written; the one before is not below.
+        """
+        if self._spending is not None:
+            self._spending.settle(self._committed(now))
+
+    def _committed(self, now: float) -> float:
+        reading = self.read(now)
+        return reading.spent + reading.held
 
 
 def limits_of(spec: PolicySpec) -> Limits:
@@ -116,8 +146,8 @@ def actor_link(actor: Any) -> Link:
 class _SharingActor:
     """The Ray actor around a `Sharing`."""
 
-    def __init__(self, limits: Limits, spent: float) -> None:
-        self._sharing = Sharing(limits, spent, hold_s=HOLD_S)
+    def __init__(self, limits: Limits, spending: Spending | None) -> None:
+        self._sharing = Sharing(limits, HOLD_S, spending)
 
     def exchange(self, ask: Ask) -> Share:
         return self._sharing.exchange(time.monotonic(), ask)
@@ -128,27 +158,33 @@ class _SharingActor:
     def read(self) -> Reading:
         return self._sharing.read(time.monotonic())
 
+    def settle(self) -> None:
+        self._sharing.settle(time.monotonic())
+
 
 @contextmanager
-def shared_limits(spec: PolicySpec, run: str, spent: float = 0.0) -> Iterator[Any]:
+def shared_limits(spec: PolicySpec, run: str, spending: Spending | None = None) -> Iterator[Any]:
     """Keep a run's shared state in a Ray actor, for `EndpointPolicy.from_spec(..., shared=...)` in any process.
 
     It lives on the node of the caller, which is the one that outlives the others, and ends with the block or with its
-    driver. `ray.get(actor.read.remote())` is a `Reading`; store its `spent + held` and give that as `spent` when the
-    run continues. `actor.concurrency` tells how many requests may be in flight, such as `auto` has found.
+    driver. `ray.get(actor.read.remote())` is a `Reading`; `actor.concurrency` tells how many requests may be in flight,
+    such as `auto` has found.
 
     Args:
         spec: the policy whose budget it keeps.
         run: the run's id; part of the actor's name.
-        spent: money that earlier starts of the run have spent.
+        spending: where money is noted before it is spent, and what earlier starts have noted.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     kind = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(_SharingActor)
-    actor = kind.options(name=f"agenttuning-limits-{run}").remote(limits_of(spec), spent)
+    actor = kind.options(name=f"agenttuning-limits-{run}").remote(limits_of(spec), spending)
     try:
         yield actor
     finally:
+        # Where the actor is gone or the store is, the note stays as it is, which is never too low.
+        with suppress(ray.exceptions.RayError):
+            ray.get(actor.settle.remote(), timeout=SETTLE_S)
         ray.kill(actor)

@@ -3,8 +3,8 @@
 One `Throttle` stands in each process. A request is let through when a slot is free (`Concurrency`), the endpoint has
 not asked all to wait, and the process's lease covers it (`Allowance`). Those that wait are ordered by how far their
 episode has come: so episodes are finished before new ones begin, few prefixes are in use at a time, and the server's
-prefix cache keeps them. A refused request keeps its slot for as long as an answer takes, or refusals would be asked for
-at the speed of the network.
+prefix cache keeps them. Where more is refused than bad luck explains, a refused request keeps its slot for as long as
+an answer takes, or refusals would be asked for at the speed of the network.
 
 Leases, and what the run's other processes see, come through a `Link`: a task exchanges reports over it while there is
 anything to report, about once a second and sooner when the lease is used up.
@@ -23,7 +23,7 @@ from enum import Enum, auto
 from agenttuning.errors import AgentTuningError, BudgetExceeded, InfrastructureError
 from agenttuning.policies.allowance import HOLD_S, Allowance
 from agenttuning.policies.budget import Amount, Lease, Limits
-from agenttuning.policies.concurrency import Concurrency
+from agenttuning.policies.concurrency import TOLERATED_SHARE, Concurrency
 from agenttuning.policies.sharing import Ask, Link, Seen, Share
 
 BEAT_S = 1.0
@@ -141,7 +141,7 @@ class Throttle:
             self._seen = Seen(seen.ended + 1, seen.strained + strained, seen.answered + answered)
             if answered:
                 self.answered_at = now
-            if strained:
+            if strained and (self.concurrency.strain or 0.0) > TOLERATED_SHARE:
                 heapq.heappush(self._kept, ticket.sent_at + max(REFUSED_S, self.concurrency.usual))
         self._pump()
 
@@ -237,8 +237,9 @@ class Throttle:
             try:
                 share = await link(self._ask(now, need, renew=need is not None))
             except Exception as error:
+                said = (str(error).strip().splitlines() or [""])[-1]
                 self._broken = InfrastructureError(
-                    f"the actor that keeps this run's limits is gone ({type(error).__name__}); "
+                    f"what keeps this run's limits is gone or fails ({type(error).__name__}: {said}); "
                     "run the same command again"
                 )
                 self._fail(self._broken)

@@ -69,7 +69,7 @@ class FakeEndpoint:
 
 
 @contextmanager
-def fake_endpoint(script: Script, models: tuple[str, ...] = ("toy-model",)) -> Iterator[FakeEndpoint]:
+def fake_endpoint(script: Script, models: tuple[str, ...] = ("toy-model",), port: int = 0) -> Iterator[FakeEndpoint]:
     fake = FakeEndpoint(script, list(models))
     app = web.Application()
     app.router.add_post("/v1/chat/completions", fake.chat)
@@ -79,7 +79,7 @@ def fake_endpoint(script: Script, models: tuple[str, ...] = ("toy-model",)) -> I
 
     async def start() -> None:
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
         fake.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
 

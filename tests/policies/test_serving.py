@@ -38,16 +38,16 @@ def test_a_small_machine_gives_all_cores_only_with_openmp_that_sleeps(monkeypatc
     monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
     monkeypatch.setattr(machine, "ALLOCATORS", ())
     monkeypatch.setenv("LD_PRELOAD", "/lib/mine.so")
-    plain = module._environment(Serving(kv_cache_gib=3))
+    plain = module.cpu_environment(Serving(kv_cache_gib=3))
     assert plain["VLLM_CPU_KVCACHE_SPACE"] == "3"
     assert not {"LD_PRELOAD", "VLLM_CPU_NUM_OF_RESERVED_CPU"} & set(plain)
     openmp = tmp_path / "lib" / "libiomp5.so"
     openmp.touch()
-    fast = module._environment(Serving())
+    fast = module.cpu_environment(Serving())
     assert fast["LD_PRELOAD"] == f"{openmp}:/lib/mine.so"
     assert fast["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"
     monkeypatch.setattr(module.os, "cpu_count", lambda: 64)
-    assert "VLLM_CPU_NUM_OF_RESERVED_CPU" not in module._environment(Serving())
+    assert "VLLM_CPU_NUM_OF_RESERVED_CPU" not in module.cpu_environment(Serving())
 
 
 def test_the_last_words_of_an_engine_are_found():

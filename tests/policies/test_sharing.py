@@ -6,7 +6,9 @@ import pytest
 from fake_endpoint import completion, fake_endpoint
 
 from agenttuning.policies.sharing import limits_of, shared_limits
+from agenttuning.policies.spending import Spending
 from agenttuning.recipe import PolicySpec
+from agenttuning.storage import Store
 
 pytestmark = pytest.mark.ray
 
@@ -66,10 +68,12 @@ def spec_of(fake, **more):
     )
 
 
-def test_processes_share_the_money_and_the_account_is_exact(ray_here):
+def test_processes_share_the_money_and_the_account_is_exact(ray_here, tmp_path):
+    spending = Spending(Store(str(tmp_path)))
+    spending.settle(1.0)
     with fake_endpoint(lambda body, n: completion("42") | {"usage": USAGE}) as fake:
         spec = spec_of(fake, budget={"money": 5.0})
-        with shared_limits(spec, "money", spent=1.0) as actor:
+        with shared_limits(spec, "money", spending) as actor:
             players = [player(ray_here).remote() for _ in range(2)]
             results = ray_here.get([p.play.remote(spec, actor, 40) for p in players], timeout=60)
             reading = ray_here.get(actor.read.remote())
@@ -77,6 +81,7 @@ def test_processes_share_the_money_and_the_account_is_exact(ray_here):
     assert cost == pytest.approx(0.1 * len(fake.requests))
     assert 3.5 <= cost <= 4.0
     assert reading.spent == pytest.approx(1.0 + cost)
+    assert Spending(Store(str(tmp_path))).read() == pytest.approx(1.0 + cost), "noted exactly, once all is done"
     assert (reading.held, reading.exhausted) == (pytest.approx(0.0), True)
     assert all(any("BudgetExceeded" in f and "money=5 is used up" in f for f in r["failures"]) for r in results)
 

@@ -100,6 +100,21 @@ def test_a_refused_request_keeps_its_slot_for_a_while():
     asyncio.run(run())
 
 
+def test_a_single_refusal_gives_its_slot_back_at_once():
+    async def run():
+        throttle = alone(1)
+        for _ in range(20):
+            finish(throttle, await throttle.admit(1, ONE))
+        finish(throttle, await throttle.admit(1, ONE), End.STRAINED)
+        started = time.monotonic()
+        finish(throttle, await throttle.admit(1, ONE), End.STRAINED)
+        assert time.monotonic() - started < 0.04, "bad luck"
+        await throttle.admit(1, ONE)
+        assert 0.05 < time.monotonic() - started < 0.5, "two in so few are more than that"
+
+    asyncio.run(run())
+
+
 def test_retry_after_holds_all_back_only_where_most_is_refused():
     async def run():
         throttle = alone(8)

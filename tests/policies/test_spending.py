@@ -1,0 +1,117 @@
+"""The note of the money: never below what may be spent, whenever the writer is killed."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agenttuning.errors import StorageError
+from agenttuning.policies.allowance import Allowance
+from agenttuning.policies.budget import Account, Amount, Limits
+from agenttuning.policies.sharing import Ask, Sharing
+from agenttuning.policies.spending import AHEAD, NOTE, Spending
+from agenttuning.storage import Store
+
+
+class Notes:
+    """A directory in memory that remembers what was written."""
+
+    def __init__(self):
+        self.written = []
+
+    def exists(self, name):
+        return bool(self.written)
+
+    def read_json(self, name):
+        return {"money": self.written[-1]}
+
+    def write_json(self, name, value):
+        self.written.append(value["money"])
+
+
+steps = st.lists(st.tuples(st.integers(0, 2), st.floats(0.01, 3.0), st.floats(0, 1)), max_size=60)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.none() | st.floats(1, 40), steps)
+def test_a_lease_is_given_out_only_after_its_money_is_noted(money, steps):
+    notes, limits = Notes(), Limits(money=money, requests_per_minute=1_000_000)
+    sharing = Sharing(limits, spending=Spending(notes))
+    spent = [0.0, 0.0, 0.0]
+    for client, need, used in steps:
+        share = sharing.exchange(0.0, Ask(str(client), Account(0.0, spent[client]), {}, Amount(1, 0, need)))
+        noted = notes.written[-1] if notes.written else 0.0
+        given = share.lease.amount.money if share.lease.number else 0.0
+        assert noted >= sum(spent) + given - 1e-9, "killed now, the run may have spent as much"
+        assert money is None or noted <= money + 1e-9
+        spent[client] += used * given
+    sharing.exchange(0.0, Ask("0", Account(0.0, spent[0]), {}))
+    sharing.exchange(0.0, Ask("1", Account(0.0, spent[1]), {}))
+    sharing.exchange(0.0, Ask("2", Account(0.0, spent[2]), {}))
+    sharing.settle(0.0)
+    assert (notes.written[-1] if notes.written else 0.0) == pytest.approx(sum(spent))
+
+
+def test_notes_are_few():
+    notes = Notes()
+    sharing, spent = Sharing(Limits(money=100.0), spending=Spending(notes)), 0.0
+    for _ in range(5000):
+        spent += 0.019
+        sharing.exchange(0.0, Ask("a", Account(0.0, spent), {}, Amount(1, 0, 0.02)))
+    assert len(notes.written) <= 1 / AHEAD + 1
+
+
+def test_what_was_reserved_and_is_free_again_is_taken_off(monkeypatch):
+    monkeypatch.setattr("agenttuning.policies.spending.LOWER_S", -1.0)
+    notes = Notes()
+    spending = Spending(notes)
+    for money in (40.0, 41.0, 10.0, 9.0, 10.5):
+        spending.cover(money, 100.0)
+    assert notes.written == [42.0, 12.0]
+
+
+def test_a_lease_whose_money_cannot_be_noted_is_not_given(tmp_path):
+    (tmp_path / NOTE).mkdir()
+    sharing = Sharing(Limits(money=1.0), spending=Spending(Store(str(tmp_path))))
+    with pytest.raises(StorageError, match=r"spending\.json"):
+        sharing.exchange(0.0, Ask("a", Account(), {}, Amount(1, 0, 0.5)))
+
+
+def spend(root, told):
+    """Spend a cent at a time, each told before it is spent, until somebody ends this."""
+    limits = Limits(money=50.0)
+    sharing, allowance, need = Sharing(limits, spending=Spending(Store(root))), Allowance(), Amount(1, 0, 0.01)
+    while True:
+        account, returned = allowance.report(0.0, renew=True)
+        share = sharing.exchange(0.0, Ask("a", account, returned, need, Amount(7, 0, 0.07)))
+        allowance.renew(0.0, share.lease, 1.0)
+        while (lease := allowance.take(0.5, need)) is not None:
+            told.send_bytes(b"spent")
+            allowance.settle(lease, need, tokens=0, money=0.01)
+
+
+@pytest.mark.parametrize("after", [0.05, 0.1, 0.2])
+def test_a_kill_forgets_no_money(tmp_path, after):
+    context = multiprocessing.get_context("spawn")
+    hear, tell = context.Pipe(duplex=False)
+    process = context.Process(target=spend, args=(str(tmp_path), tell))
+    process.start()
+    tell.close()
+    spent, until = 0, None
+    while True:
+        try:
+            hear.recv_bytes()
+        except EOFError:
+            break
+        spent += 1
+        until = until or time.monotonic() + after
+        if time.monotonic() > until and process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    noted = Spending(Store(str(tmp_path))).read()
+    assert spent >= 10
+    assert 0.01 * spent - 1e-9 <= noted <= 0.01 * spent + 0.07 + AHEAD * 50 + 1e-9
