@@ -16,11 +16,12 @@ from typing import Any, Self
 
 import psutil
 
-from agenttuning.errors import ConfigurationError
+from agenttuning.errors import ConfigurationError, StorageError
 from agenttuning.machine import cache_directory
 from agenttuning.progress import duration, say
 from agenttuning.recipe import Recipe, dump_recipe
 from agenttuning.storage import Store
+from agenttuning.storage.lease import holder
 
 MEMORY_SECONDS = 3.0
 """Time between two looks at the memory of this process and its children."""
@@ -47,8 +48,9 @@ class Session:
         self._watch: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        """Write the resolved recipe and begin to watch memory."""
-        self.store.write("recipe.yaml", dump_recipe(self.recipe).encode())
+        """Write the resolved recipe, where no other driver is at work under its own, and begin to watch memory."""
+        if holder(self.store.child("trajectories")) is None:
+            self.store.write("recipe.yaml", dump_recipe(self.recipe).encode())
         self._watch = threading.Thread(target=self._watch_memory, daemon=True)
         self._watch.start()
         return self
@@ -126,14 +128,20 @@ class Session:
         started = time.monotonic()
         try:
             yield
-        finally:
-            times = self.timings()
-            seconds = times.setdefault("seconds", {})
-            seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 1)
-            times["peak_memory_bytes"] = max(self._peak, times.get("peak_memory_bytes", 0))
-            self.store.write_json("timings.json", times)
+        except BaseException:
+            with contextlib.suppress(StorageError):  # What went wrong first is what is said.
+                self._note_time(stage, started)
+            raise
+        self._note_time(stage, started)
         if (seconds_taken := time.monotonic() - started) >= 1:
             say(f"{stage}: done in {duration(seconds_taken)}")
+
+    def _note_time(self, stage: str, started: float) -> None:
+        times = self.timings()
+        seconds = times.setdefault("seconds", {})
+        seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 1)
+        times["peak_memory_bytes"] = max(self._peak, times.get("peak_memory_bytes", 0))
+        self.store.write_json("timings.json", times)
 
     def timings(self) -> dict[str, Any]:
         """Return `{"seconds": {stage: s}, "peak_memory_bytes": n}` as stored so far."""

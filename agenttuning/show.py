@@ -90,8 +90,6 @@ def progress_text(store: Store) -> str:
         lines.append(f"  up to {told['concurrency']} requests in flight (policy.concurrency)")
     if told.get("spent"):
         lines.append(f"  spent {told['spent']:.4g} in all, episodes that were cut off included")
-    for kind, count in told["failures"].get("all", {}).items():
-        lines.append(f"  {count} {kind}")
     return "\n".join(lines)
 
 

@@ -24,12 +24,13 @@ import pyarrow.compute as pc
 from agenttuning.errors import AgentTuningError, ConfigurationError, InfrastructureError
 from agenttuning.policies.endpoint import check_endpoint, key_of
 from agenttuning.policies.sharing import shared_limits
+from agenttuning.policies.spending import Spending
 from agenttuning.policies.wire import retry_wait
 from agenttuning.recipe import PolicySpec, Recipe
 from agenttuning.rollout.actor import BUG, make_board, run_pass
 from agenttuning.rollout.summary import KEPT_FAILURES, RolloutSummary, add_stored
 from agenttuning.rollout.tally import Ledger, Tally
-from agenttuning.rollout.watch import PROGRESS, OnProgress, Watch
+from agenttuning.rollout.watch import OnProgress, Watch
 from agenttuning.rollout.worker import Report, RolloutPlan, check_environments
 from agenttuning.storage import Store
 from agenttuning.storage.index import read_index, seal
@@ -99,8 +100,7 @@ def play_tasks(
         summary.unfinished = len(_still_wanted(wanted, stored, ledger))
         summary.unneeded = summary.total - stored.num_rows - summary.unfinished
         summary.retried = ledger.failures()
-        if store.exists(PROGRESS):
-            summary.spent = round(float(store.read_json(PROGRESS).get("spent", 0.0)), 6)
+        summary.spent = round(Spending(store).read(), 6)
         summary.seconds = round(time.monotonic() - started, 2)
         if missing:
             lease.release_into(partial(seal, store))
@@ -150,9 +150,8 @@ def _limits(plan: RolloutPlan) -> Iterator[Any]:
     if plan.policy.kind == "expert":
         yield None
         return
-    told = plan.store.read_json(PROGRESS) if plan.store.exists(PROGRESS) else {}
     run = f"{plan.recipe.run.name}-{uuid.uuid4().hex[:8]}"
-    with shared_limits(plan.policy, run, float(told.get("spent", 0.0))) as shared:
+    with shared_limits(plan.policy, run, Spending(plan.store)) as shared:
         yield shared
 
 

@@ -13,6 +13,8 @@ from agenttuning.storage.index import Entry
 
 WINDOW_SECONDS = 60.0
 """Speeds are those of the last minute."""
+ALL = "all"
+"""Stands for no one environment: whose failures are those of requests and of actors."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Tally:
 
     def __str__(self) -> str:
         """Return `12/100, kept 10 (83 %), 1.2/s, 350 tokens/s, 1m20s left, 2 environment lost`."""
-        parts = [f"{self.done}/{self.total}"]
+        parts = [f"{self.done}/{self.total}"] if self.total else []
         if self.done:
             wanted = f"/{self.quota}" if self.quota is not None else ""
             parts.append(f"kept {self.kept}{wanted} ({100 * self.success:.0f} %)")
@@ -123,10 +125,10 @@ class Ledger:
         self._failures = dict(failures)
 
     def failures(self) -> dict[str, dict[str, int]]:
-        """Return infrastructure failures by environment and kind; those of no one environment under ``all``."""
+        """Return infrastructure failures by environment and kind; those of none under `ALL`."""
         found: dict[str, dict[str, int]] = {}
         for (environment, kind), count in sorted(self._failures.items()):
-            found.setdefault(environment or "all", {})[kind] = count
+            found.setdefault(environment or ALL, {})[kind] = count
         return found
 
     def kept(self) -> dict[str, int]:
@@ -134,8 +136,11 @@ class Ledger:
         return {name: counts["kept"] for name, counts in self._counts.items()}
 
     def tallies(self, now: float) -> dict[str, Tally]:
-        """Return how every environment stands at `now` seconds of the same clock."""
-        return {name: self._tally(name, now) for name in self._totals}
+        """Return how every environment stands at `now` seconds of the same clock; under `ALL` failures of none."""
+        tallies = {name: self._tally(name, now) for name in self._totals}
+        if (failures := self.failures().get(ALL)) is not None:
+            tallies[ALL] = Tally(total=0, done=0, failures=failures)
+        return tallies
 
     def _count(self, entry: Entry) -> None:
         counts = self._counts.get(entry.environment)

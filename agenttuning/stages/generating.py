@@ -191,8 +191,9 @@ def _tracked(stage: str, bar: Progress, tracker: "Tracker") -> "OnProgress":
         metrics = {}
         for name, tally in by_environment.items():
             shown = {k: v for k, v in tally.as_dict().items() if isinstance(v, int | float)}
-            metrics.update({f"{stage}/{name}/{key}": value for key, value in shown.items()})
-            failures = {kind.replace(" ", "_"): count for kind, count in tally.failures.items()}
+            if tally.total:
+                metrics.update({f"{stage}/{name}/{key}": value for key, value in shown.items()})
+            failures = {kind.replace(": ", "_").replace(" ", "_"): count for kind, count in tally.failures.items()}
             metrics.update({f"{stage}/{name}/failures/{kind}": count for kind, count in failures.items()})
         tracker.log(metrics, done)
 

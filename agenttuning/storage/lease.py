@@ -14,9 +14,10 @@ returned: a local disk, S3, GCS and Azure keep to that. No conditional write, no
 3. Write `held-<epoch>.json`, and list once more: a claim that came later wins.
 
 A holder lives as long as its renewals are seen, on the watcher's own clock; one on this very machine whose process is
-gone is dead at once. A driver that slept through its lease finds out at its next renewal. NFS is safe only where
-listings are not cached (`lookupcache=none,actimeo=0`): with a cache two drivers that start within the same seconds may
-both begin, and the one with the smaller epoch stops when it sees the other.
+gone is dead at once, and so is one of this very process that could not give the directory back (a full disk). A driver
+that slept through its lease finds out at its next renewal. NFS is safe only where listings are not cached
+(`lookupcache=none,actimeo=0`): with a cache two drivers that start within the same seconds may both begin, and the one
+with the smaller epoch stops when it sees the other.
 """
 
 import getpass
@@ -85,6 +86,7 @@ class Lease:
     def __init__(self, store: Store, purpose: str) -> None:
         self._store = store
         self._record = {"state": "held", "purpose": purpose, **_whoami(), "since": time.time(), "beat": 0}
+        _HELD_HERE.add(self._record["token"])
         self._over = threading.Event()
         self._lost: AgentTuningError | None = None
         self.epoch = _acquire(store, self._record)
@@ -99,8 +101,12 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the directory back."""
-        self.release()
+        """Give the directory back; where that fails after another error, the other is raised: it came first."""
+        try:
+            self.release()
+        except StorageError:
+            if kind is None:
+                raise
 
     def check(self) -> None:
         """Return if the lease is still held.
@@ -116,21 +122,24 @@ class Lease:
         """Stop renewing and free the directory. Safe to call twice."""
         if self._over.is_set():
             return
-        self._over.set()
-        self._thread.join()
+        self._stop()
         if self._lost is None:
             self._write({**self._record, "state": "free"})
 
     def release_into(self, begin: Callable[[int], object]) -> None:
         """Fence this epoch's own writers too, let `begin` fix what counts in the next epoch, and free the directory."""
         self.check()
-        self._over.set()
-        self._thread.join()
+        self._stop()
         self.check()
         self.epoch += 1
         self._write(self._record)
         begin(self.epoch)
         self._write({**self._record, "state": "free"})
+
+    def _stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+        _HELD_HERE.discard(self._record["token"])
 
     def _renew(self) -> None:
         last = time.monotonic()
@@ -265,7 +274,8 @@ def _whoami() -> dict[str, Any]:
     except (OSError, KeyError):
         user = str(os.getuid())
     pid = os.getpid()
-    return {"host": socket.gethostname(), "machine": _machine(), "user": user, "pid": pid, "started": _started(pid)}
+    who = {"host": socket.gethostname(), "machine": _machine(), "user": user, "pid": pid, "started": _started(pid)}
+    return {**who, "token": uuid.uuid4().hex}
 
 
 def _machine() -> str:
@@ -289,5 +299,14 @@ def _started(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
+_HELD_HERE: set[str] = set()
+"""Tokens of the leases that this process holds."""
+
+
 def _dead_here(record: dict[str, Any]) -> bool:
-    return bool(record["machine"] == _machine()) and _started(record["pid"]) != record["started"]
+    """Return whether the holder was on this machine and its process is gone, or was this process and gave up."""
+    if record["machine"] != _machine():
+        return False
+    if record["pid"] == os.getpid():
+        return record.get("token") not in _HELD_HERE
+    return bool(_started(record["pid"]) != record["started"])

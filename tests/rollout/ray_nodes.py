@@ -21,6 +21,8 @@ import psutil
 BIN = Path(sys.executable).parent
 TOKEN = secrets.token_hex(32)
 """Ray guards a cluster with a token once this machine has one, so both sides are told one."""
+ANY_WORKER_PORT = ["--min-worker-port=0", "--max-worker-port=0"]
+"""By default workers of all nodes of a machine ask for the same ports."""
 QUICK_DEATH = (
     '{"health_check_period_ms": 500, "health_check_timeout_ms": 3000, "health_check_failure_threshold": 4, '
     '"health_check_initial_delay_ms": 2000}'
@@ -93,14 +95,19 @@ def nodes(environment: dict[str, str], head_cpus: int = 0) -> Iterator[Nodes]:
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     }  # fmt: skip
     port = free_port()
-    options = ["--head", f"--port={port}", f"--num-cpus={head_cpus}", "--include-dashboard=false"]
-    head = _start([*options, f"--system-config={QUICK_DEATH}"], environment)
+    options = [*head_options(port), f"--num-cpus={head_cpus}", f"--system-config={QUICK_DEATH}"]
+    head = _start(options, environment)
     cluster = Nodes(f"127.0.0.1:{port}", environment, head)
     try:
         wait_until(lambda: listens(port), 60, "the head does not listen")
         yield cluster
     finally:
         cluster.close()
+
+
+def head_options(port: int) -> list[str]:
+    """What lets several clusters start on one machine at once: every port that has a fixed default is a free one."""
+    return ["--head", f"--port={port}", f"--ray-client-server-port={free_port()}", "--include-dashboard=false"]
 
 
 def wait_until(what, seconds: float, complaint: str) -> None:
@@ -133,7 +140,7 @@ def _start(options: list[str], environment: dict[str, str]) -> Node:
     scratch = Path(tempfile.mkdtemp(prefix="rn", dir="/tmp"))
     command = [
         str(BIN / "ray"), "start", *options, f"--temp-dir={scratch}", "--object-store-memory=100000000", "--block",
-        "--disable-usage-stats",
+        "--disable-usage-stats", *ANY_WORKER_PORT,
     ]  # fmt: skip
     own = {**environment, "PATH": f"{BIN}:{environment['PATH']}", "TMPDIR": str(scratch), "HOME": str(scratch)}
     log = (scratch / "start.log").open("wb")

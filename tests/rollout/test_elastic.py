@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from ray_nodes import BIN, TOKEN, free_port, kill, listens, nodes, wait_until
+from ray_nodes import ANY_WORKER_PORT, BIN, TOKEN, free_port, head_options, kill, listens, nodes, wait_until
 from toy_environments import HURRY, install_toys
 
 from agenttuning.storage import Store
@@ -134,7 +134,7 @@ def autoscaled(world):
         "AUTOSCALER_UPDATE_INTERVAL_S": "1", "PATH": f"{BIN}:{os.environ['PATH']}",
     }  # fmt: skip
     command = [
-        str(BIN / "ray"), "start", "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false",
+        str(BIN / "ray"), "start", *head_options(port), *ANY_WORKER_PORT, "--num-cpus=0",
         f"--autoscaling-config={scratch / 'fake.yaml'}", f"--temp-dir={scratch}", "--object-store-memory=100000000",
         "--block", "--disable-usage-stats",
     ]  # fmt: skip

@@ -10,16 +10,20 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_endpoint import Fault, fake_endpoint
+from fake_endpoint import Fault, completion, fake_endpoint
 from toy_environments import install_toys, toy_task
 
-from agenttuning.errors import ConfigurationError, InfrastructureError
+from agenttuning.errors import BudgetExceeded, ConfigurationError, InfrastructureError
 from agenttuning.recipe import EnvironmentSpec, PolicySpec, Recipe, Rollout
 from agenttuning.rollout.job import play_tasks
 from agenttuning.storage import Store
+from agenttuning.storage.index import read_index
+from agenttuning.storage.lease import Lease
 from agenttuning.storage.segments import read_trajectories, stored_ids
 
 HERE = Path(__file__).parent
+USAGE = {"prompt_tokens": 100, "completion_tokens": 10}
+COST = 110 * 1000 / 1e6
 
 
 @pytest.fixture(scope="module")
@@ -202,12 +206,77 @@ def test_an_endpoint_that_goes_away_stops_the_job(cluster, marks, store):
         play_tasks(tasks, job_recipe(marks), endpoint(fake, patience_s=1.0), store)
 
 
+@pytest.mark.ray
+def test_an_endpoint_that_dies_and_comes_back_costs_no_episode(cluster, marks, store):
+    tasks = [toy_task(3 + i % 4, i) for i in range(60)]
+    told = {}
+
+    def play(policy):
+        told["summary"] = play_tasks(tasks, job_recipe(marks), policy, store)
+
+    with fake_endpoint(solver(0.2)) as fake:
+        job = threading.Thread(target=play, args=(endpoint(fake, patience_s=60.0),))
+        job.start()
+        deadline = time.monotonic() + 60
+        while len(stored_ids(store)) < 8 and time.monotonic() < deadline:
+            time.sleep(0.1)
+    time.sleep(5.0)
+    kept = len(stored_ids(store))
+    assert 8 <= kept <= 60 - 8, "it died too late to matter"
+    port = int(fake.base_url.split(":")[-1].split("/")[0])
+    with fake_endpoint(solver(0.0), port=port):
+        job.join(timeout=90)
+    summary = told["summary"]
+    assert (summary.played, summary.unfinished) == (60, 0)
+    assert sorted(t.id for t in read_trajectories(store)) == sorted(stored_ids(store))
+    assert len(list(marks.glob("reset-*"))) == 60, "the episodes in flight waited, and none was played again"
+    assert summary.retried["all"]["request: connection"] >= 8
+
+
+@pytest.mark.ray
+def test_the_money_ends_a_run_what_is_done_is_kept_and_more_money_continues(cluster, marks, store):
+    answer = solver(0.02)
+
+    async def told(body, number):
+        return completion(await answer(body, number)) | {"usage": USAGE}
+
+    tasks = [toy_task(3 + i % 4, i, environment="toy") for i in range(40)]
+    recipe = job_recipe(marks)
+    with fake_endpoint(lambda body, n: told(body, n)) as fake:
+        prices = {"prompt": 1000.0, "completion": 1000.0}
+        policy = endpoint(fake, max_tokens=10, prices=prices, budget={"money": 6.0})
+        with pytest.raises(BudgetExceeded, match="money=6 is used up"):
+            play_tasks(tasks, recipe, policy, store)
+        first, done = len(fake.requests), read_index(store).num_rows
+        progress = store.read_json("progress.json")
+        spent = progress["spent"]
+        assert progress["concurrency"] == 32, "what each actor begins with"
+        assert 0 < done < 40
+        assert 3.0 < spent <= 6.0
+        assert spent == pytest.approx((first - 1) * COST), "all but the check are in the account"
+        with pytest.raises(BudgetExceeded):
+            play_tasks(tasks, recipe, policy, store)
+        assert len(fake.requests) - first < 12, "what was spent before counts"
+        more = policy.model_copy(update={"budget": policy.budget.model_copy(update={"money": 500.0})})
+        summary = play_tasks(tasks, recipe, more, store)
+        requests = len(fake.requests) - 3
+    stored = list(read_trajectories(store))
+    assert (summary.unfinished, len({t.id for t in stored}), len(stored)) == (0, 40, 40)
+    for trajectory in stored:
+        assert trajectory.diagnostics["cost"] == pytest.approx(len(trajectory.calls) * COST)
+    assert summary.cost["toy"] == pytest.approx(sum(len(t.calls) for t in stored) * COST)
+    assert summary.spent == pytest.approx(requests * COST), "episodes that were cut off have cost too"
+
+
 def test_what_is_wrong_shows_before_anything_is_started(site, marks, store):
     down = PolicySpec(kind="endpoint", base_url="http://127.0.0.1:9/v1", model="m")
     with pytest.raises(ConfigurationError, match=r"http://127.0.0.1:9/v1.*start the server"):
         play_tasks([toy_task()], job_recipe(marks), down, store)
     with pytest.raises(ConfigurationError, match=r"add environments\.mars"):
         play_tasks([toy_task(environment="mars")], job_recipe(marks), PolicySpec(), store)
+    working = pytest.raises(ConfigurationError, match=r"another driver is at work here: playing, by .*Two at once need")
+    with Lease(store, "playing"), working:
+        play_tasks([toy_task()], job_recipe(marks), PolicySpec(), store)
     assert store.list(prefix="segments/") == []
 
 

@@ -27,6 +27,7 @@ def test_a_ledger_counts_speeds_and_what_is_left():
     said = "4/10, kept 2 (50 %), 0.1/s, 12 tokens/s, cost 1.00, 1m00s left, 2 environment lost"
     assert str(db) == said
     assert (os.quota, os.full, str(os).startswith("1/4, kept 1/2 (100 %)")) == (2, False, True)
+    assert str(ledger.tallies(20.0)["all"]) == "1 actor lost"
     assert ledger.kept() == {"db": 2, "os": 1}
     assert ledger.failures() == {"all": {"actor lost": 1}, "db": {"environment lost": 2}}
     later = ledger.tallies(11 + WINDOW_SECONDS)["db"]

@@ -67,7 +67,7 @@ class Toy(Environment):
         )
 
     def reset(self, task: Task) -> str:
-        self._mark("reset")
+        self._mark("reset", task.id)
         assert self._thread == threading.get_ident()
         self._value, self._task, self._open = 0, task, True
         self._leaked.append(b"x" * (self.settings.leak_mib << 20))
@@ -106,6 +106,8 @@ class Toy(Environment):
 
     def close(self) -> dict[str, Any]:
         was_open, self._open = self._open, False
+        if was_open:
+            self._mark("close")
         return {"value": self._value, "closed": was_open, "pair": (1, 2)}
 
     @classmethod
@@ -147,9 +149,9 @@ class Toy(Environment):
         self.close()
         self._mark("shutdown")
 
-    def _mark(self, what: str) -> None:
+    def _mark(self, what: str, note: str = "") -> None:
         if self.settings.marks:
-            Path(self.settings.marks, f"{what}-{os.getpid()}-{time.monotonic_ns()}").touch()
+            Path(self.settings.marks, f"{what}-{os.getpid()}-{time.monotonic_ns()}").write_text(note)
 
     def _seen(self, what: str) -> bool:
         assert self.settings.marks is not None

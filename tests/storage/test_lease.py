@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agenttuning.errors import ConfigurationError
+from agenttuning.errors import ConfigurationError, StorageError
 from agenttuning.storage import Store, lease
 from agenttuning.storage.lease import Fenced, Lease, holder
 
@@ -117,7 +117,34 @@ def test_the_clock_on_the_wall_decides_nothing(store: Store, monkeypatch: pytest
         with pytest.raises(ConfigurationError, match="another driver is at work"):
             Lease(store, "here")
         first.check()
-    first.release()
+    first._over.set()
+    first._thread.join()
+    started = time.monotonic()
+    second = Lease(store, "here")
+    assert 0.6 < time.monotonic() - started < 5
+    second.release()
+
+
+def test_a_directory_that_could_not_be_given_back_is_free_for_its_own_process(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Lease, record: dict[str, object]) -> None:
+        raise StorageError("the disk is full")
+
+    def play() -> None:
+        with Lease(store, "playing"):
+            monkeypatch.setattr(Lease, "_write", full)
+            raise ValueError("what ended the run")
+
+    with pytest.raises(ValueError, match="what ended the run"):
+        play()
+    monkeypatch.undo()
+    assert holder(store) is None
+    with Lease(store, "playing again") as again:
+        assert again.epoch == 2
+    monkeypatch.setattr(Lease, "_write", full)
+    with pytest.raises(StorageError, match="the disk is full"), Lease(store, "playing"):
+        pass
 
 
 @pytest.mark.usefixtures("quick")
