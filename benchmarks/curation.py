@@ -4,15 +4,14 @@
 
 Makes 10,000 and 100,000 distinct synthetic trajectories (4 KB and more in the mean, 8 % of them exact or near
 duplicates), curates both with every rule, each in a process of its own, and prints trajectories per second and peak
-memory. Writes benchmarks/results/curation.json. Memory is the proportional set size of the curating process and all
-its children (Ray's included), sampled five times a second. Refuses to run on a busy machine; `--force` runs anyway.
-Other sizes (`--sizes 500 2000`) or `--force` are trials: they write only where `--output` names a file.
+memory. Memory is the proportional set size of the curating process and all
+its children (Ray's included), sampled five times a second. Writes benchmarks/results/curation.json; other sizes
+(`--sizes 500 2000`) are trials, see `bench`.
 """
 
 import argparse
 import json
 import os
-import platform
 import random
 import shutil
 import subprocess
@@ -23,11 +22,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results" / "curation.json"
+from bench import add_options, idle_load, machine, write_result
+
 SIZES = (10_000, 100_000)
 CORES = 2
-BUSY = 0.5
-"""Load average of the last minute above which the numbers would mean nothing."""
 MOST_SECONDS, MOST_GROWTH = 600.0, 1.2
 EXACT, NEAR = 0.04, 0.04
 """Shares of exact and near duplicates."""
@@ -184,8 +182,7 @@ def _apart(what: str, size: int, folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--force", action="store_true", help="run on a busy machine")
-    parser.add_argument("--output", type=Path, help="where the results go; unset: with the default sizes, results/")
+    add_options(parser)
     parser.add_argument("--folder", type=Path, help="where the data go; unset: a temporary directory")
     parser.add_argument("--half", choices=("make", "curate"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -194,9 +191,7 @@ def main() -> None:
         told = make(size, options.folder) if options.half == "make" else curate_once(options.folder)
         print(json.dumps(told))
         return
-    load = os.getloadavg()[0]
-    if load > BUSY and not options.force:
-        sys.exit(f"the load is {load:.2f}, above {BUSY}: the numbers would mean nothing; wait, or give --force")
+    load = idle_load(options)
     results = []
     root = options.folder or Path(tempfile.mkdtemp(prefix="curation-benchmark-"))
     try:
@@ -219,12 +214,9 @@ def main() -> None:
     growth = results[-1]["peak_memory_mb"] / results[0]["peak_memory_mb"]
     ok = results[-1]["seconds"] <= MOST_SECONDS and growth <= MOST_GROWTH
     print(f"memory at {options.sizes[-1]:,} is {growth:.2f} times that at {options.sizes[0]:,}; bounds hold: {ok}")
-    output = options.output or (RESULTS if not options.force and tuple(options.sizes) == SIZES else None)
-    if output is not None:
-        machine = {"cores": CORES, "processor": platform.processor() or platform.machine(), "load": round(load, 2)}
-        output.parent.mkdir(parents=True, exist_ok=True)
-        written = {"machine": machine, "results": results, "growth": round(growth, 3)}
-        output.write_text(json.dumps(written, indent=2) + "\n")
+    facts = {"cores": CORES, **machine("processor"), "load": load}
+    report = {"machine": facts, "results": results, "growth": round(growth, 3)}
+    write_result(report, "curation", options, full=tuple(options.sizes) == SIZES)
     if not ok:
         sys.exit(1)
 

@@ -9,23 +9,21 @@ client's side: the request's body, HTTP, the throttle, the budget, reading the a
 
 Compared are `bare` (aiohttp alone with a body that is ready), `policy` (no limits), `policy_auto` (which finds its
 concurrency itself), `policy_budget` (requests, tokens and money limited, in this process) and `policy_shared` (the same
-limits in a Ray actor). `parts_us` are the pieces alone, in microseconds. The result is written to
-benchmarks/results/endpoint_overhead.json. A busy machine is refused (`--force`).
+limits in a Ray actor). `parts_us` are the pieces alone, in microseconds. Writes
+benchmarks/results/endpoint_overhead.json; other sizes or `--no-ray` make it a trial, see `bench`.
 """
 
 import argparse
 import asyncio
 import json
 import multiprocessing
-import os
-import platform
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import orjson
+from bench import add_options, idle_load, machine, write_result
 
 from agenttuning.policies.budget import Limits
 from agenttuning.policies.endpoint import EndpointPolicy
@@ -35,8 +33,7 @@ from agenttuning.policies.wire import chat_request
 from agenttuning.recipe import PolicySpec, Prices
 from agenttuning.trajectory import Turn
 
-RESULT = Path(__file__).parent / "results" / "endpoint_overhead.json"
-BUSIEST = 0.5
+IN_FLIGHT, SPAN_S = 1000, 10.0
 ANSWER_S = 2.0
 PRICES = Prices(prompt=2.5, completion=10.0, cached=1.25)
 LIMITS = Limits(requests_per_minute=1_000_000, tokens_per_minute=2_000_000_000, money=1e9)
@@ -179,14 +176,12 @@ def parts() -> dict[str, float]:
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--in-flight", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of each measured span")
+    parser.add_argument("--in-flight", type=int, default=IN_FLIGHT)
+    parser.add_argument("--seconds", type=float, default=SPAN_S, help="length of each measured span")
     parser.add_argument("--no-ray", action="store_true", help="leave out policy_shared")
-    parser.add_argument("--force", action="store_true", help="measure on a busy machine all the same")
+    add_options(parser)
     arguments = parser.parse_args()
-    load = os.getloadavg()[0]
-    if load > BUSIEST and not arguments.force:
-        parser.error(f"the load is {load:.2f}, above {BUSIEST}: wait until the machine is idle, or give --force")
+    load = idle_load(arguments)
     ours, theirs = multiprocessing.Pipe(duplex=False)
     server = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,), daemon=True)
     server.start()
@@ -218,16 +213,14 @@ def main() -> None:
         "in_flight": n,
         "answer_s": ANSWER_S,
         "seconds": span,
-        "load_before": round(load, 2),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
+        "load_before": load,
+        **machine("cores", "python"),
         "aiohttp": aiohttp.__version__,
         "request_bytes": len(chat_request("toy", transcript(), SAMPLING, 1)),
         "results": results,
         "parts_us": parts(),
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(report, indent=2) + "\n")
+    write_result(report, "endpoint_overhead", arguments, full=(n, span) == (IN_FLIGHT, SPAN_S) and not arguments.no_ray)
     print(json.dumps(report, indent=2))
 
 

@@ -11,23 +11,19 @@ browser, a server). Its expert plays 200 train tasks. Measured are
 - `memory_mb`: proportional set size of the process and its children after the episodes, `instance_mb`: what a second
   instance adds beside it after as many as ten episodes.
 
-Writes benchmarks/results/environments.json. Refuses to run on a busy machine; `--force` runs anyway, and with it, with
-`--count` or with `--only` nothing is written.
+Writes benchmarks/results/environments.json; `--count` or `--only` make it a trial, see `bench`.
 """
 
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results" / "environments.json"
-BUSY = 0.5
-"""Load average of the last minute above which the numbers would mean nothing."""
+from bench import add_options, idle_load, machine, write_result
+
 COUNT = 200
 SECOND_INSTANCE = 10
 SEED = 0
@@ -91,23 +87,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=COUNT, help="train tasks to play")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these environments alone")
-    parser.add_argument("--force", action="store_true", help="run on a busy machine; nothing is written")
+    add_options(parser)
     parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measure(options.one, options.count)))
         return
-    load = os.getloadavg()[0]
-    if load > BUSY and not options.force:
-        sys.exit(f"the load is {load:.2f}, above {BUSY}: the numbers would mean nothing; wait, or give --force")
+    load = idle_load(options)
     results = {}
     for name in options.only or registered():
         results[name] = apart(name, options.count)
         print(name, json.dumps(results[name]), flush=True)
-    if not options.force and not options.only and options.count == COUNT:
-        machine = {"processor": platform.processor() or platform.machine(), "python": platform.python_version()}
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps({"machine": {**machine, "load": round(load, 2)}, **results}, indent=2) + "\n")
+    report = {"machine": {**machine("processor", "python"), "load": load}, **results}
+    write_result(report, "environments", options, full=not options.only and options.count == COUNT)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ For each order it is counted which share of all prompt tokens
 - `cached`: are in the cache,
 
 as the mean of five seeds. The result, which `Throttle` is built on, is written to
-benchmarks/results/request_order.json. Everything is computed; the machine's speed does not matter.
+benchmarks/results/request_order.json. Everything is computed: the machine's speed does not matter, nor does its load.
 """
 
 import heapq
@@ -20,10 +20,10 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-RESULT = Path(__file__).parent / "results" / "request_order.json"
+from bench import write_result
+
 ENVIRONMENTS = {"os": 900, "db": 1200, "alfworld": 700, "web": 2500}
 EPISODES, IN_FLIGHT, SLOTS, SEEDS = 400, 200, 16, 5
 ENVIRONMENT_S, ANSWER_S = 0.05, (0.7, 1.3)
@@ -134,8 +134,7 @@ def main() -> None:
             shares = [simulate(order, tokens, seed) for seed in range(SEEDS)]
             previous, cached = (round(sum(s) / SEEDS, 3) for s in zip(*shares, strict=True))
             rows[name] = {"previous": previous, "cached": cached}
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(table, indent=2) + "\n")
+    write_result(table, "request_order")
     print(json.dumps(table, indent=2))
 
 
