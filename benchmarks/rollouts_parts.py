@@ -29,7 +29,7 @@ BETTER = ("threads", "threads_openai", "lock_step")
 SHARES = {"agentbench": 4, "threads": 4, "threads_openai": 8, "lock_step": 16, "fireact": 125}
 """These play a part of the episodes, for time's sake: their rate does not depend on how many there are."""
 SPARE = 2 * CAPACITY
-"""Episodes in flight beyond the endpoint's places: while one waits out a refusal or is stored, another is in its place."""
+"""Episodes in flight beyond the endpoint's places: while one waits or is stored, another is in its place."""
 SLOW_S = 2.0
 """Latency of the endpoint for `overhead`."""
 OVERHEAD_STEPS = 12
