@@ -1,4 +1,4 @@
-"""The HTTP side of an endpoint: the session, one chat request, and the list of its models. Decides nothing."""
+"""The HTTP side of an endpoint: the session, one chat request, and the list of its models. Decides nothing itself."""
 
 import asyncio
 import time
@@ -9,8 +9,9 @@ import orjson
 
 from agenttuning.errors import InfrastructureError
 from agenttuning.policies.base import Reply
-from agenttuning.policies.failures import Failure, from_exception
+from agenttuning.policies.failures import Failure, Kind, from_exception
 from agenttuning.policies.replies import read_answer
+from agenttuning.policies.slowness import Slowness
 
 LIST_SECONDS = 5.0
 """How long the list of models is waited for."""
@@ -28,8 +29,39 @@ def open_session(url: str, key: str | None, timeout_s: float) -> aiohttp.ClientS
     )
 
 
-async def post_chat(session: aiohttp.ClientSession, url: str, body: bytes, timeout_s: float) -> Reply | Failure:
-    """Send one chat request and read what comes back; `timeout_s` is the session's, for the message."""
+async def post_chat(
+    session: aiohttp.ClientSession, url: str, body: bytes, timeout_s: float, slowness: Slowness | None = None
+) -> Reply | Failure:
+    """Send one chat request and read what comes back.
+
+    Args:
+        session: where.
+        url: of the chat completions.
+        body: the request as JSON.
+        timeout_s: the session's, for the message.
+        slowness: decides whether a request is dropped that has waited far longer than others; None: it is not.
+    """
+    limit = slowness.limit() if slowness is not None else None
+    if slowness is None or limit is None:
+        return await _post(session, url, body, timeout_s)
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(None) as scope:
+
+            def give_up() -> None:
+                if slowness.drop():
+                    scope.reschedule(loop.time())
+
+            timer = loop.call_later(limit, give_up)
+            try:
+                return await _post(session, url, body, timeout_s)
+            finally:
+                timer.cancel()
+    except TimeoutError:
+        return Failure(Kind.SLOW, f"no answer in {limit:.1f} s, far beyond all others", may_cost=True)
+
+
+async def _post(session: aiohttp.ClientSession, url: str, body: bytes, timeout_s: float) -> Reply | Failure:
     started = time.monotonic()
     try:
         async with session.post(url, data=body, allow_redirects=False) as response:

@@ -29,6 +29,7 @@ from agenttuning.policies.costs import price, worst_price
 from agenttuning.policies.failures import NONSENSE, STRAIN, USER, Failure, Kind, cure
 from agenttuning.policies.replies import outcome_kind
 from agenttuning.policies.sharing import Sharing, actor_link, limits_of, local_link
+from agenttuning.policies.slowness import Slowness
 from agenttuning.policies.spending import Spending
 from agenttuning.policies.throttle import End, Throttle, Ticket
 from agenttuning.policies.wire import REFUSED, chat_request, retry_wait
@@ -62,6 +63,8 @@ class _Tries:
     waited: float = 0.0
     """Seconds that it waited for a slot, which use up no patience."""
     failures: int = 0
+    dropped: bool = False
+    """It was dropped once as slow, and is not again."""
     nonsense: int = 0
     """Answers in a row that were no chat completion."""
 
@@ -79,6 +82,7 @@ class EndpointPolicy:
         max_tokens: completion tokens of one reply.
         request_timeout_s: seconds of one request.
         patience_s: seconds for which failures of one request are retried; waiting for a slot does not count.
+        drop_slow: ask a request again, once, that has waited many times as long as any answer took (`slowness`).
         send_seed: pass each request's seed on; a greedy request (temperature 0) never carries one.
         concurrency: requests in flight: `auto`, a number over all processes, or None for as many as are asked for.
         prices: what the endpoint charges.
@@ -100,6 +104,7 @@ class EndpointPolicy:
         request_timeout_s: float = 120.0,
         patience_s: float = 600.0,
         send_seed: bool = True,
+        drop_slow: bool = True,
         concurrency: Literal["auto"] | int | None = None,
         prices: Prices | None = None,
         limits: Limits | None = None,
@@ -136,6 +141,7 @@ class EndpointPolicy:
         most = fixed or UNLIMITED
         state = Concurrency() if concurrency == "auto" else Concurrency(most, most, most)
         self._throttle = Throttle(state, limits, link, fixed)
+        self._slowness = Slowness() if drop_slow else None
         self._session: aiohttp.ClientSession | None = None
         self._rejections = 0
         self._tokens_per_byte = FIRST_TOKENS_PER_BYTE
@@ -171,6 +177,7 @@ class EndpointPolicy:
             request_timeout_s=spec.request_timeout_s,
             patience_s=spec.patience_s,
             send_seed=spec.send_seed,
+            drop_slow=spec.drop_slow,
             concurrency=spec.concurrency,
             prices=spec.prices,
             limits=limits_of(spec),
@@ -201,10 +208,12 @@ class EndpointPolicy:
             asked_at = time.monotonic()
             ticket = await self._admit(len(turns), body)
             tries.waited += ticket.sent_at - asked_at
-            result = await self._request(ticket, body)
+            result = await self._request(ticket, body, self._slowness if not tries.dropped else None)
             if isinstance(result, Reply):
                 return result
-            if result.kind not in USER:
+            if result.kind is Kind.SLOW:
+                tries.dropped = True
+            elif result.kind not in USER:
                 await asyncio.sleep(self._wait_after(result, tries))
             elif (reply := self._refused(result, limit_name)) is not None:
                 return reply
@@ -254,17 +263,19 @@ class EndpointPolicy:
         tokens = min(bound, int(len(body) * self._tokens_per_byte) + TEMPLATE_TOKENS)
         return Amount(1, tokens + self._max_tokens, worst_price(self._prices, bound, self._max_tokens))
 
-    async def _request(self, ticket: Ticket, body: bytes) -> Reply | Failure:
-        """Send one request, and book and count what came of it."""
+    async def _request(self, ticket: Ticket, body: bytes, slowness: Slowness | None) -> Reply | Failure:
+        """Send one request, and book and count what came of it; it may be dropped where `slowness` is given."""
         self.counts["requests"] += 1
         result: Reply | Failure | None = None
         try:
-            result = await post_chat(self._connect(), self.url, body, self._timeout_s)
+            result = await post_chat(self._connect(), self.url, body, self._timeout_s, slowness)
             if isinstance(result, Reply):
                 result = self._priced(result)
         finally:
             self._settle(ticket, result)
         if isinstance(result, Reply):
+            if self._slowness is not None:
+                self._slowness.answered(time.monotonic() - ticket.sent_at)
             self._answered(result, body)
             return result
         self.counts[result.kind.value] += 1

@@ -21,6 +21,8 @@ class Kind(StrEnum):
     """Kind of a failure; its value is the key in `EndpointPolicy.counts`."""
 
     TIME_OUT = "time_out"
+    SLOW = "slow"
+    """Dropped by us, to be asked again: it waited many times as long as any answer took."""
     CONNECTION = "connection"
     RATE_LIMIT = "rate_limit"
     OVERLOADED = "overloaded"
@@ -42,7 +44,17 @@ class Kind(StrEnum):
     REJECTED = "rejected"
 
 
-WORLD = frozenset({Kind.TIME_OUT, Kind.CONNECTION, Kind.RATE_LIMIT, Kind.OVERLOADED, Kind.SERVER_ERROR, Kind.CONFLICT})
+WORLD = frozenset(
+    {
+        Kind.TIME_OUT,
+        Kind.SLOW,
+        Kind.CONNECTION,
+        Kind.RATE_LIMIT,
+        Kind.OVERLOADED,
+        Kind.SERVER_ERROR,
+        Kind.CONFLICT,
+    }
+)
 NONSENSE = frozenset({Kind.TRUNCATED, Kind.NOT_JSON, Kind.NO_CHOICES, Kind.WRONG_SHAPE})
 USER = frozenset({Kind.KEY, Kind.QUOTA, Kind.MODEL, Kind.REQUEST, Kind.ADDRESS, Kind.TLS, Kind.REDIRECT})
 OUTCOMES = frozenset({Kind.REFUSED, Kind.CONTEXT, Kind.REJECTED})

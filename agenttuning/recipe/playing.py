@@ -97,6 +97,8 @@ class PolicySpec(Section):
     """Time limit of one request."""
     patience_s: float = Field(default=600.0, gt=0)
     """How long infrastructure failures of one request are retried before the episode is given back."""
+    drop_slow: bool = True
+    """Ask a request again, once, that has waited four times as long as the slowest of the last 200 answers took."""
     send_seed: bool = True
     """Pass a seed with each sampled request; off for servers that refuse one (vLLM on a CPU dies of it)."""
     concurrency: Literal["auto"] | Positive = "auto"

@@ -175,7 +175,16 @@ def _heed_unfinished(told: Sequence["RolloutSummary"], recipe: Recipe) -> None:
 
 def _policy_key(policy: PolicySpec) -> dict[str, Any]:
     """Return what decides the trajectories; patience, limits and prices do not."""
-    others = {"request_timeout_s", "patience_s", "api_key_env", "base_url", "concurrency", "prices", "budget"}
+    others = {
+        "request_timeout_s",
+        "patience_s",
+        "drop_slow",
+        "api_key_env",
+        "base_url",
+        "concurrency",
+        "prices",
+        "budget",
+    }
     return policy.model_dump(mode="json", exclude=others)
 
 
