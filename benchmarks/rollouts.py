@@ -9,7 +9,8 @@ All parts play the environment of `rollouts_world` against its endpoint on loopb
   batches with the waits of the tools themselves; `vs_best_better_client` against the best of the same ways with
   clients that know these faults; `vs_best_other_without_faults` against the best of all. `rollouts_peers` says what
   each does; the number of requests at once, 64, and the time-out of 5 s are the same for all. The job has more
-  episodes in flight than that, and the same requests;
+  episodes in flight than that, and the same requests; it drops a request that hangs far beyond all others
+  (`policies.slowness`) and asks again;
 - `ratios.of_endpoint_bound`: answers per second of the job without faults, against capacity / latency of the endpoint.
   The job's seconds are all of `play_tasks`: starting actors, storing every episode, and shutting down;
 - `cpu_ms_per_step`, `kib_per_episode`: user and system time of one worker per step, and memory per episode, with 1,000
@@ -21,8 +22,9 @@ All parts play the environment of `rollouts_world` against its endpoint on loopb
 - `ratios.vllm_through_serve`: see `rollouts_vllm`; measured with `--vllm`, else null.
 
 `schedules.*.bounds` are what this endpoint allows (`rollouts_parts.bounds`): under faults, places that are always in
-use answer 1.09 times as often as one ideal thread for each place, which waits out its own refusals; 1.23 times if
-faults took no time at all. More than that over `threads` can only come from what its client costs.
+use answer 1.09 times as often as one ideal thread for each place, which waits out its own refusals; 1.2 times if hanging
+requests are dropped after a second, as the job does; 1.23 times if faults took no time at all. More than that over
+`threads` can only come from what its client costs.
 
 Each part runs in a process of its own: it counts in no other's memory, and its failure loses no other's result (its
 numbers are null, `failed` says why, and the exit status is 1). A full run takes about 30 minutes and writes
@@ -32,6 +34,7 @@ benchmarks/results/rollouts.json; other sizes, or without a part, it is a trial,
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -97,7 +100,7 @@ def main() -> None:
     report = {**summary(found, sizes), "machine": {**machine("cores", "python"), "load_before": load}}
     if failed:
         report["failed"] = failed
-    write_result(report, "rollouts", options, full=sizes == FULL and not options.only)
+    write_result(report, "rollouts", options, full=sizes == FULL and not options.only and options.vllm and not failed)
     print(f"[{time.monotonic() - started:5.0f} s] done\n{json.dumps(report, indent=2)}")
     sys.exit(1 if failed else 0)
 
@@ -123,9 +126,9 @@ def run_apart(name: str, sizes: dict[str, int]) -> dict[str, Any]:
     words = [word for key, size in sizes.items() for word in (f"--{key.replace('_', '-')}", str(size))]
     command = [sys.executable, __file__, "--part", name, *words]
     result: dict[str, Any] | None = None
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None
-        ended = threading.Timer(LONGEST_S, process.kill)
+        ended = threading.Timer(LONGEST_S, lambda: os.killpg(process.pid, signal.SIGKILL))
         ended.start()
         for line in process.stdout:
             if line.startswith(MARK):

@@ -22,6 +22,8 @@ from rollouts_world import (
     task,
 )
 
+from agenttuning.policies.slowness import LEAST_S
+
 TOOLS = ("agentbench", "fireact")
 """With the waits of the tools themselves; without faults they are `threads` and `lock_step`."""
 BETTER = ("threads", "threads_openai", "lock_step")
@@ -85,16 +87,19 @@ def play(tasks: list[Any], url: str, scratch: Path) -> dict[str, Any]:
 def bounds(faults: bool) -> dict[str, float]:
     """Return what is possible in answers per second, with clients that cost nothing and no beginning or end.
 
-    `free_faults` is an endpoint whose faults take no time at all; `full_places` is every place always in use; `threads`
+    `free_faults` is an endpoint whose faults take no time at all; `full_places` is every place always in use,
+    and `full_places_dropping` the same where a hanging request is dropped as soon as `slowness` may; `threads`
     is one thread for each place, that waits out its own refusals and time-outs.
     """
     refused, broken, hanging = (REFUSED, BROKEN, HANGING) if faults else (0.0, 0.0, 0.0)
     good = 1 - refused - broken - hanging
     in_place = good * LATENCY + hanging * TIMEOUT_S
+    dropping = good * LATENCY + hanging * LEAST_S
     waits = refused * RETRY_AFTER_S
     return {
         "free_faults": CAPACITY / LATENCY,
         "full_places": CAPACITY * good / in_place,
+        "full_places_dropping": CAPACITY * good / dropping,
         "threads": CAPACITY * good / (in_place + waits),
     }
 

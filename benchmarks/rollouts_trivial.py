@@ -108,19 +108,22 @@ def killed_once(sizes: dict[str, int], scratch: Path) -> dict[str, Any]:
             pass
     seconds = time.monotonic() - started
     store = Store(uri)
+    for name in store.list(prefix="index/", suffix=".parquet")[-2:]:
+        store.delete(name)  # What names all of them, and the last half minute: a kill leaves neither.
     scan = time.monotonic()
-    indexed = read_index(store)
-    scanned = time.monotonic() - scan
     plan = RolloutPlan(recipe_for(IN_FLIGHT), PolicySpec(), store)
     wanted = {plan.id_of(task(n, 1), 0) for n in range(count)}
-    stored = Counter(t.id for t in read_trajectories(store))
+    indexed = read_index(store)
     indexed_ids = set(indexed.column("id").to_pylist())
+    left = wanted - indexed_ids
+    scanned = time.monotonic() - scan
+    stored = Counter(t.id for t in read_trajectories(store))
     return {
         "episodes": count,
         "seconds": seconds,
         "done_at_kill": at_kill,
         "done_at_resume": resumed_at,
-        "lost": len(wanted - stored.keys()) + len(wanted - indexed_ids),
+        "lost": len(wanted - stored.keys()) + len(left),
         "doubled": sum(stored.values()) - len(stored) + indexed.num_rows - len(indexed_ids),
         "successes": int(pc.sum(indexed.column("reward")).as_py()),
         "resume_scan_seconds": scanned,
