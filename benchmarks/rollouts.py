@@ -22,9 +22,9 @@ All parts play the environment of `rollouts_world` against its endpoint on loopb
 - `ratios.vllm_through_serve`: see `rollouts_vllm`; measured with `--vllm`, else null.
 
 `schedules.*.bounds` are what this endpoint allows (`rollouts_parts.bounds`): under faults, places that are always in
-use answer 1.09 times as often as one ideal thread for each place, which waits out its own refusals; 1.2 times if hanging
-requests are dropped after a second, as the job does; 1.23 times if faults took no time at all. More than that over
-`threads` can only come from what its client costs.
+use answer 1.09 times as often as one ideal thread for each place, which waits out its own refusals; 1.2 times where
+hanging requests are dropped after a second, as the job does; 1.23 times if faults took no time at all. More than that
+over `threads` can only come from what its client costs.
 
 Each part runs in a process of its own: it counts in no other's memory, and its failure loses no other's result (its
 numbers are null, `failed` says why, and the exit status is 1). A full run takes about 30 minutes and writes

@@ -11,7 +11,7 @@ from agenttuning.errors import InfrastructureError
 from agenttuning.policies.base import Reply
 from agenttuning.policies.failures import Failure, Kind, from_exception
 from agenttuning.policies.replies import read_answer
-from agenttuning.policies.slowness import Slowness
+from agenttuning.policies.slowness import LEAST_S, Slowness
 
 LIST_SECONDS = 5.0
 """How long the list of models is waited for."""
@@ -49,8 +49,11 @@ async def post_chat(
         async with asyncio.timeout(None) as scope:
 
             def give_up() -> None:
+                nonlocal timer
                 if slowness.drop():
                     scope.reschedule(loop.time())
+                else:
+                    timer = loop.call_later(LEAST_S, give_up)
 
             timer = loop.call_later(limit, give_up)
             try:
