@@ -45,6 +45,7 @@ async def post_chat(
     if slowness is None or limit is None:
         return await _post(session, url, body, timeout_s)
     loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle | None = None
     try:
         async with asyncio.timeout(None) as scope:
 

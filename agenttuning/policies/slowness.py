@@ -32,7 +32,7 @@ class Slowness:
         self._credit = min(MOST_AT_ONCE, self._credit + SHARE)
 
     def limit(self) -> float | None:
-        """Return the seconds after which a request is to be dropped, if `drop` lets it; None where too little is known."""
+        """Return the seconds after which a request is to be dropped, if `drop` lets it; None: too little is known."""
         return max(LEAST_S, FACTOR * max(self._seconds)) if len(self._seconds) >= LEAST_ANSWERS else None
 
     def drop(self) -> bool:
