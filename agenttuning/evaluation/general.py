@@ -96,7 +96,8 @@ def evaluate_general(base_url: str, model: str, model_dir: Path, recipe: Recipe,
     loss = None
     if dialogues:
         with Progress("general loss", len(dialogues), "dialogues") as bar:
-            loss = dialogue_loss(model_dir, [(d.id, d.category, d.turns()) for d in dialogues], bar.update)
+            measured = [(d.id, d.category, d.turns()) for d in dialogues]
+            loss = dialogue_loss(model_dir, measured, bar.update, recipe.model.trust_remote_code)
     result = GeneralResult(
         model=model,
         confidence=evaluation.confidence,

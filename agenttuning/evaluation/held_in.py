@@ -104,6 +104,7 @@ def evaluate_held_in(
     tasks: list[Task],
     store: Store,
     on_progress: OnProgress | None = None,
+    send_seed: bool = True,
 ) -> HeldInResult:
     """Play `tasks` with a served model, store every episode, score them, and write `held_in.json`.
 
@@ -114,6 +115,7 @@ def evaluate_held_in(
         tasks: what `test_tasks` returned.
         store: the directory of this model's evaluation; episodes go to `trajectories/` below it.
         on_progress: called with episodes done, episodes in all, and counts by environment.
+        send_seed: pass a seed with each sampled request; off for servers that do not bear one (`Endpoint.takes_seed`).
 
     Raises:
         InfrastructureError: some episodes could not be played; those that were are kept for the next run.
@@ -128,6 +130,7 @@ def evaluate_held_in(
         model=model_name,
         temperature=evaluation.temperature,
         max_tokens=evaluation.max_tokens,
+        send_seed=send_seed,
     )
     told = play_tasks(tasks, one_attempt(recipe), policy, episodes, on_progress=on_progress)
     wanted = {task.id for task in tasks}

@@ -5,6 +5,7 @@ log-likelihood of the masked tokens, computed in float32. Dialogues of like leng
 padded at their end, where a causal model cannot look; nothing is packed, so no dialogue sees another.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from pydantic import BaseModel, ConfigDict
 from agenttuning.errors import DataError
 from agenttuning.evaluation.scoring import token_mean
 from agenttuning.rendering.pieces import Rendered
+from agenttuning.training.master_weights import read_header
 from agenttuning.trajectory import Turn
 
 BATCH_TOKENS = 1024
 """Tokens of one forward pass, padding included; a longer dialogue goes alone."""
-FLOAT32_BYTES = 4 << 30
-"""On a CPU, weights up to this size are held in float32; larger ones in bfloat16."""
+FLOAT32_WEIGHTS = 2 << 30
+"""On a CPU, models of up to so many weights are held in float32; larger ones in bfloat16."""
 GPU_HEADROOM = 1.25
 """A GPU is used where its free memory exceeds the weights by this factor: the served model may hold the rest."""
 
@@ -54,6 +56,7 @@ def dialogue_loss(
     model_dir: Path,
     dialogues: Sequence[tuple[str, str, Sequence[Turn]]],
     on_progress: Callable[[int], None] | None = None,
+    trust_remote_code: bool = False,
 ) -> LossResult:
     """Measure a model's loss on dialogues.
 
@@ -61,6 +64,7 @@ def dialogue_loss(
         model_dir: weights, tokenizer and chat template.
         dialogues: id, category and turns of each; assistant turns with `loss=True` count.
         on_progress: called with the number of dialogues done.
+        trust_remote_code: run the model's own code.
 
     Raises:
         DataError: a dialogue has no token to count, or the template cannot express it.
@@ -72,10 +76,13 @@ def dialogue_loss(
 
     from agenttuning.rendering.renderer import renderer_for
 
-    renderer = renderer_for(AutoTokenizer.from_pretrained(model_dir), str(model_dir))
+    tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
+    renderer = renderer_for(tokenizer, str(model_dir))
     device, dtype = placement(model_dir)
     logging.disable_progress_bar()
-    model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype)).to(device)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        model_dir, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+    ).to(device)
     model.eval()
     rendered = [renderer.render(list(turns)) for _, _, turns in dialogues]
     for (identity, _, _), one in zip(dialogues, rendered, strict=True):
@@ -129,10 +136,14 @@ def _batch_losses(model: Any, batch: list[Rendered], device: str) -> list[float]
 
 
 def placement(model_dir: Path) -> tuple[str, str]:
-    """Return the device and dtype: a GPU with room in bfloat16, else the CPU in float32 (bfloat16 for large models)."""
+    """Return the device and dtype: a GPU with room in bfloat16, else the CPU in float32 (bfloat16 for large models).
+
+    The number of weights decides, not their bytes, so that a model and what was tuned from it are measured alike.
+    """
     import torch
 
-    weights = sum(path.stat().st_size for path in model_dir.glob("*.safetensors"))
-    if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > weights * GPU_HEADROOM:
+    headers = [read_header(path)[0] for path in model_dir.glob("*.safetensors")]
+    weights = sum(math.prod(tensor["shape"]) for header in headers for tensor in header.values())
+    if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > 2 * weights * GPU_HEADROOM:
         return "cuda", "bfloat16"
-    return "cpu", "float32" if weights <= FLOAT32_BYTES else "bfloat16"
+    return "cpu", "float32" if weights <= FLOAT32_WEIGHTS else "bfloat16"

@@ -157,8 +157,9 @@ class Training(Section):
     attention: Literal["auto", "segments", "flash_attention_2", "flash_attention_3", "flash_attention_4", "varlen"] = (
         "auto"
     )
-    """`auto`: on a GPU the newest flash-attention that is installed, else PyTorch's own varlen kernel; on a CPU one
-    call per packed segment. What was chosen is logged."""
+    """`auto`: in bfloat16 on a GPU the newest flash-attention that is here, else PyTorch's own varlen kernel. In
+    float32 and on a CPU `segments`: one call per packed segment. The kernels compute in bfloat16 alone; what was chosen
+    is logged."""
     workers: Positive = 1
     use_gpu: bool = False
     accelerator_type: str | None = None

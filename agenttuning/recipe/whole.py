@@ -17,6 +17,9 @@ from agenttuning.recipe.learning import (
 from agenttuning.recipe.measuring import Cluster, Evaluation, Serving, Tracking
 from agenttuning.recipe.playing import PAPER_THRESHOLDS, Data, EnvironmentSpec, Model, PolicySpec, Rollout, Run
 
+DEFAULT_ENVIRONMENTS = ("os", "db", "alfworld")
+"""Of a recipe that names none."""
+
 
 class Recipe(Section):
     """A whole run."""
@@ -25,7 +28,7 @@ class Recipe(Section):
     data: Data = Data()
     model: Model = Model()
     environments: dict[str, EnvironmentSpec] = Field(
-        default_factory=lambda: {"os": EnvironmentSpec(), "db": EnvironmentSpec(), "alfworld": EnvironmentSpec()}
+        default_factory=lambda: {name: EnvironmentSpec() for name in DEFAULT_ENVIRONMENTS}
     )
     policy: PolicySpec = PolicySpec()
     rollout: Rollout = Rollout()
@@ -41,12 +44,15 @@ class Recipe(Section):
     @classmethod
     def _filled(cls, raw: Any) -> Any:
         """Give environments the threshold that the paper had for theirs, and the number of tasks asked for of all."""
-        if not isinstance(raw, dict) or not isinstance(raw.get("environments"), dict):
+        if not isinstance(raw, dict):
+            return raw
+        environments = raw.get("environments", dict.fromkeys(DEFAULT_ENVIRONMENTS))
+        if not isinstance(environments, dict):
             return raw
         rollout = raw.get("rollout")
         count = rollout.get("tasks_per_environment") if isinstance(rollout, dict) else None
         filled = {}
-        for name, spec in raw["environments"].items():
+        for name, spec in environments.items():
             if isinstance(spec, dict | None):
                 threshold = {"reward_threshold": PAPER_THRESHOLDS[name]} if name in PAPER_THRESHOLDS else {}
                 spec = threshold | (spec or {}) | ({} if count is None else {"train_tasks": count})

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from agenttuning.models import BUNDLED, BUNDLED_ID
-from agenttuning.recipe import Recipe, Source, dump_recipe
+from agenttuning.recipe import Recipe, Source, Training, dump_recipe
 from agenttuning.training.summary import TrainSummary
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -42,9 +42,9 @@ def model_card(
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False).rstrip()}\n---",
         f"# {title}",
-        f"A model of {info['parameters']:,} parameters in {info['dtype']}, made with AgentTuning: full fine-tuning of "
-        f"`{name or recipe.model.path}` on a mixture of agent trajectories and general conversations. It is prompted "
-        "with the base model's own chat template and ends its turns with the same token.",
+        f"A model of {info['parameters']:,} parameters in {info['dtype']}, made with AgentTuning: "
+        f"{_method(recipe.training)} of `{name or recipe.model.path}` on a mixture of agent trajectories and general "
+        "conversations. It is prompted with the base model's own chat template and ends its turns with the same token.",
         "## Mixture\n\n" + _mixture(recipe, summary) + _terms(terms),
         "## Training\n\n" + _training(summary, info),
         "## Use\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
@@ -53,6 +53,14 @@ def model_card(
         f"## Recipe\n\n```yaml\n{dump_recipe(recipe).rstrip()}\n```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _method(training: Training) -> str:
+    if training.lora is not None:
+        return f"fine-tuning by low-rank adapters (LoRA, rank {training.lora.rank}), merged into the weights,"
+    if training.freeze_embeddings:
+        return "fine-tuning, token embeddings and output head left as they were,"
+    return "full fine-tuning"
 
 
 def _base_name(recipe: Recipe) -> str | None:

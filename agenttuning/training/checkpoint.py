@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 import torch
 
-from agenttuning.errors import ConfigurationError, StorageError
+from agenttuning.errors import ConfigurationError, DataError, StorageError
 from agenttuning.machine import cache_directory
 from agenttuning.storage import Store
 from agenttuning.training.engine import Engine
@@ -70,6 +70,7 @@ def load_checkpoint(store: Store, engine: Engine, identity: dict[str, Any], rank
 
     Raises:
         ConfigurationError: the checkpoint is of another run.
+        DataError: the checkpoint is of another version.
         StorageError: this rank does not see what rank 0 sees.
     """
     name = ranks.from_first(lambda: latest_checkpoint(store))
@@ -90,13 +91,20 @@ def load_checkpoint(store: Store, engine: Engine, identity: dict[str, Any], rank
             "(run.name=...), or delete that directory"
         )
     history = [orjson.loads(line) for line in store.read(f"{name}/{HISTORY}").splitlines()]
+    try:
+        progress = Progress(**{**about, "history": history})
+    except TypeError as error:
+        raise DataError(
+            f"{store.uri}/{name}: another version wrote it ({error}); go on with that one, or give this run another "
+            "name (run.name=...)"
+        ) from error
     if saved_by == ranks.world_size:
         with fetched_checkpoint(store, name, ranks.rank) as directory:
             engine.load(directory)
             _set_random_state(torch.load(directory / rank_file(ranks.rank), weights_only=False))
     else:
         _load_of_others(store, name, engine, ranks)
-    return Progress(**{**about, "history": history})
+    return progress
 
 
 def _load_of_others(store: Store, name: str, engine: Engine, ranks: Ranks) -> None:
@@ -148,12 +156,19 @@ def fetched_checkpoint(store: Store, name: str, rank: int | None = None) -> Iter
     if (root := store.local_path()) is not None:
         yield root / name
         return
-    with tempfile.TemporaryDirectory(prefix="agenttuning-checkpoint-") as scratch:
+    with scratch_directory("checkpoint") as scratch:
         for file in store.list(prefix=f"{name}/"):
             inside = file.removeprefix(f"{name}/")
             if rank is None or _is_read_by(inside, rank):
                 store.fetch(file, Path(scratch) / inside)
         yield Path(scratch)
+
+
+def scratch_directory(kind: str, root: Path | None = None) -> "tempfile.TemporaryDirectory[str]":
+    """Return a temporary directory under `root`, else in the cache: a model may be too large for /tmp."""
+    place = root or cache_directory() / "scratch"
+    place.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix=f".tmp-{kind}-", dir=place)
 
 
 def _is_read_by(file: str, rank: int) -> bool:

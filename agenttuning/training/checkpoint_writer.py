@@ -26,6 +26,9 @@ from agenttuning.training.engine import Engine
 from agenttuning.training.ranks import Ranks
 from agenttuning.trajectory import content_hash
 
+TORCH_SAVE = ("inline_container", "PytorchStreamWriter", "iostream error", "cannot be opened")
+"""What the errors of `torch.save` that are about the file hold."""
+
 LOOK_SECONDS = 0.2
 """Between two looks at what the other ranks have uploaded."""
 
@@ -68,6 +71,8 @@ class CheckpointWriter:
             torch.save(_random_state(), directory / rank_file(self._ranks.rank))
             _sync(directory)
         except (OSError, RuntimeError) as error:
+            if not _is_of_the_disk(error):
+                raise
             raise self._unwritable(name, error) from error
         history = b"".join(orjson.dumps(m) + b"\n" for m in progress.history)
         about = {**asdict(progress), "history": None, "identity": self._identity}
@@ -146,6 +151,11 @@ class CheckpointWriter:
             "parameter: free space there, lower training.keep_checkpoints or set run.root elsewhere, then run the same "
             "command again: it continues from the checkpoint before"
         )
+
+
+def _is_of_the_disk(error: OSError | RuntimeError) -> bool:
+    """Whether a file could not be written: `torch.save` raises a RuntimeError then, as lost peers and full GPUs do."""
+    return isinstance(error, OSError) or any(mark in str(error) for mark in TORCH_SAVE)
 
 
 def _delete_older(store: Store, newest: str, keep: int) -> None:

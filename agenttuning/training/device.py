@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import torch
 
 
+LEAST_CAPABILITY = {"flash_attention_4": (9, 0)}
+"""Least CUDA compute capability of kernels that need a newer GPU than bfloat16 does."""
+
+
 @dataclass(frozen=True)
 class Numerics:
     """What a worker computes with.
@@ -42,11 +46,12 @@ def choose_numerics(training: Training, local_rank: int = 0) -> Numerics:
     """Resolve device, dtype and attention on the machine this runs on.
 
     Raises:
-        ConfigurationError: the recipe asks for a GPU or a kernel that is not here.
+        ConfigurationError: the recipe asks for a GPU or a kernel that is not here, or for a kernel that does not
+            compute in its dtype.
     """
     device = local_device(training.use_gpu, local_rank)
     dtype, why_dtype = _dtype(training)
-    attention, why_attention = _attention(training)
+    attention, why_attention = _attention(training, dtype)
     return Numerics(
         device, dtype, attention, (f"dtype {dtype}: {why_dtype}", f"attention {attention}: {why_attention}")
     )
@@ -85,16 +90,32 @@ def _dtype(training: Training) -> tuple[str, str]:
     return "float32", "the CPU has neither AMX nor AVX512-BF16, so bfloat16 would be slower"
 
 
-def _attention(training: Training) -> tuple[str, str]:
-    here = installed()
+def _attention(training: Training, dtype: str) -> tuple[str, str]:
     asked = training.attention
+    if asked == "segments":
+        return asked, "as the recipe says"
     if asked in KERNELS:
-        if not training.use_gpu or asked not in here:
+        if not training.use_gpu or asked not in installed():
             raise ConfigurationError(
                 f"training.attention={asked} needs training.use_gpu and the module {KERNELS[asked]}; "
                 "install it in the cluster's image, or set training.attention=auto"
             )
+        if dtype != "bfloat16":
+            raise ConfigurationError(
+                f"training.attention={asked} computes in 16 bits, but the dtype is {dtype}; set "
+                "training.attention=segments or training.dtype=bfloat16"
+            )
         return asked, "as the recipe says"
-    if asked == "auto" and training.use_gpu:
-        return here[0], "the best here of those made for packed rows"
-    return "segments", "as the recipe says" if asked == "segments" else "one call per packed segment"
+    if not training.use_gpu:
+        return "segments", "one call per packed segment"
+    if dtype != "bfloat16":
+        return "segments", f"the kernels made for packed rows do not compute in {dtype}"
+    best = next((kernel for kernel in installed() if _runs(kernel)), "segments")
+    return best, "the best here of those made for packed rows"
+
+
+def _runs(kernel: str) -> bool:
+    """Whether the GPU is new enough for a kernel that is installed."""
+    import torch
+
+    return torch.cuda.get_device_capability() >= LEAST_CAPABILITY.get(kernel, (0, 0))

@@ -7,7 +7,6 @@ weight is compared by name and shape with the base model's before the directory 
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from agenttuning.errors import DataError, StorageError
 from agenttuning.recipe import Lora, Recipe, dump_recipe
 from agenttuning.storage import Store
 from agenttuning.training.card import SourceTerms, model_card
-from agenttuning.training.checkpoint import COMPLETE, latest_checkpoint
+from agenttuning.training.checkpoint import COMPLETE, latest_checkpoint, scratch_directory
 from agenttuning.training.master_weights import read_header
 from agenttuning.training.summary import read_summary
 from agenttuning.training.weights import SHARD_BYTES, WEIGHTS, exported_dtype, upload_files, write_checkpoint_weights
@@ -115,9 +114,7 @@ def _staged(model: Store) -> Iterator[Path]:
     """Give a directory that becomes the model when the block ends well."""
     root = model.local_path()
     try:
-        if root is not None:
-            root.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".tmp-model-", dir=root.parent if root else None) as scratch:
+        with scratch_directory("model", root.parent if root is not None else None) as scratch:
             directory = Path(scratch) / "model"
             directory.mkdir()
             yield directory

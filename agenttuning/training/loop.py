@@ -1,8 +1,9 @@
 """The training loop: a plain function for one process, torchrun or Ray Train alike.
 
-Every step is a pure function of the plan, the weights and the optimizer's state, so a run that is killed and resumed
-gives the same weights, bit for bit. When the last step is done the weights are written once more, by name, for the
-export; a finished run does nothing when it is called again.
+Every step is a function of the plan, the weights and the optimizer's state, so a run that is killed and resumed gives
+the same weights: bit for bit on a CPU; on a GPU, whose kernels add gradients in no fixed order, within rounding. When
+the last step is done the weights are written once more, by name, for the export; a finished run does nothing when it
+is called again.
 """
 
 import time
@@ -97,6 +98,11 @@ def train(
     torch.manual_seed(config.seed + ranks.rank)
     saved_by = ranks.from_first(lambda: checkpoint_ranks(output))
     moved = saved_by not in (None, ranks.world_size)
+    if moved and tell is not None:
+        tell(
+            f"training: what {saved_by} workers saved is sorted by weight first; training.collective_timeout_s="
+            f"{training.collective_timeout_s:g} must be enough for it"
+        )
     engine = make_engine(config.model_dir, training, numerics, config.trust_remote_code, moved)
     identity = {"plan": plan.fingerprint, "zero_stage": training.zero_stage, "dtype": numerics.dtype}
     progress = load_checkpoint(output, engine, identity, ranks)

@@ -158,13 +158,11 @@ def _work(recipe_json: dict[str, Any], model_dir: str, items: Store, output: Sto
             ray.train.report(metrics)
         # The same answer on every rank, and a barrier: all of them ask.
         notice = ray.train.get_preemption_info()
-        if first and ray.get(mailbox.put.remote({"metrics": metrics})):
-            return Wish.STOP
-        if notice is None or going.issuperset(notice.preempted_node_ids):
-            return Wish.GO_ON
-        going.update(notice.preempted_node_ids)
-        tell(f"training: a node will be taken away; the checkpoint of step {metrics['step']} is being written")
-        return Wish.SAVE
+        stops = first and ray.get(mailbox.put.remote({"metrics": metrics}))
+        wish = _wish(stops, set() if notice is None else set(notice.preempted_node_ids), going)
+        if wish is Wish.SAVE:
+            tell(f"training: a node will be taken away; the checkpoint of step {metrics['step']} is being written")
+        return wish
 
     def tell(text: str) -> None:
         if first:
@@ -184,6 +182,18 @@ def _work(recipe_json: dict[str, Any], model_dir: str, items: Store, output: Sto
         if not isinstance(error, InfrastructureError):
             ray.get(mailbox.fail.remote(error))
         raise
+
+
+def _wish(stops: bool, leaving: set[str], going: set[str]) -> Wish:
+    """Return what a step's report asks for; `going` gets the nodes that were saved for.
+
+    All ranks see the same nodes leave and save together, so that goes before what rank 0 alone knows: the wish to stop
+    comes again with the next step.
+    """
+    if leaving - going:
+        going |= leaving
+        return Wish.SAVE
+    return Wish.STOP if stops else Wish.GO_ON
 
 
 def _plan(recipe: Recipe, items: Store, world_size: int) -> tuple[Plan, Any]:
@@ -241,20 +251,24 @@ def worker_environment(training: Training) -> dict[str, str]:
 
 
 def _check_cluster(recipe: Recipe, on_note: Callable[[str], None]) -> None:
-    """Say what is missing for the workers; refuse where nothing could ever come."""
-    training = recipe.training
-    needed = {"CPU": training.workers * training.cpus_per_worker}
-    if training.use_gpu:
-        needed["GPU"] = float(training.workers)
+    """Say what is missing for the workers and the validation; refuse where nothing could ever come."""
+    training, spec = recipe.training, recipe.training.validation
+    needs = {"CPU": training.workers * training.cpus_per_worker, "GPU": float(training.workers * training.use_gpu)}
+    cures = "training.workers or training.cpus_per_worker"
+    _check_room(recipe, f"{training.workers} workers need", needs, cures, on_note)
+    if spec is not None:
+        cures = "training.validation.cpus or training.validation.gpus"
+        _check_room(recipe, "training.validation needs", {"CPU": spec.cpus, "GPU": spec.gpus}, cures, on_note)
+
+
+def _check_room(recipe: Recipe, who: str, needs: dict[str, float], cures: str, on_note: Callable[[str], None]) -> None:
     there = ray.cluster_resources()
-    lacking = [f"{n:g} {kind}s of {there.get(kind, 0):g}" for kind, n in needed.items() if there.get(kind, 0) < n]
+    lacking = [f"{n:g} {kind}s of {there.get(kind, 0):g}" for kind, n in needs.items() if there.get(kind, 0) < n]
     if not lacking:
         return
-    told = f"training: {training.workers} workers need {' and '.join(lacking)} in the cluster"
+    told = f"training: {who} {' and '.join(lacking)} in the cluster"
     if recipe.cluster.address is None and "RAY_ADDRESS" not in os.environ:
-        raise ConfigurationError(
-            f"{told}; lower training.workers or training.cpus_per_worker, or name a larger cluster in cluster.address"
-        )
+        raise ConfigurationError(f"{told}; lower {cures}, or name a larger cluster in cluster.address")
     on_note(f"{told}: waiting for nodes")
 
 

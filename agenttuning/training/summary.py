@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from agenttuning.errors import DataError
 from agenttuning.storage import Store
 from agenttuning.training.checkpoint import HISTORY, Progress
 from agenttuning.training.device import Numerics
@@ -116,4 +117,12 @@ def read_summary(store: Store) -> TrainSummary | None:
     Raises:
         DataError: the file is torn or of another version.
     """
-    return TrainSummary(**store.read_json(SUMMARY)) if store.exists(SUMMARY) else None
+    if not store.exists(SUMMARY):
+        return None
+    try:
+        return TrainSummary(**store.read_json(SUMMARY))
+    except TypeError as error:
+        raise DataError(
+            f"{store.uri}/{SUMMARY}: another version wrote it ({error}); go on with that one, or give this run another "
+            "name (run.name=...)"
+        ) from error

@@ -6,7 +6,6 @@ training stage. Who starts the training may hand in more to measure, such as a f
 checkpoint as a model in a directory. A model that no single process can hold is not for this.
 """
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ from agenttuning.recipe import Recipe, Training
 from agenttuning.storage import Store
 from agenttuning.training.attention import attention_arguments, implementation_of, register_attention
 from agenttuning.training.batch import Items, load_items, make_batch
-from agenttuning.training.checkpoint import COMPLETE, checkpoint_names
+from agenttuning.training.checkpoint import COMPLETE, latest_checkpoint, scratch_directory
 from agenttuning.training.device import choose_numerics
 from agenttuning.training.export import copy_companions
 from agenttuning.training.loss import PackedCausalLM
@@ -121,12 +120,12 @@ class Validation:
         self._tell = tell
         self._note = note
         self._found = read_found(output)
-        self._begun: set[str] = {str(m["checkpoint"]) for m in self._found}
+        self._begun = max((str(m["checkpoint"]) for m in self._found), default="")
         self._running: Any = None
         self._next_look = 0.0
 
     def look(self, now: bool = False) -> None:
-        """Take what is finished, and begin with the newest checkpoint that is not measured yet. Does not wait.
+        """Take what is finished, and begin with the newest checkpoint if it is newer than all before. Does not wait.
 
         Does nothing for `LOOK_SECONDS` after the last look, unless it shall look `now`.
         """
@@ -137,10 +136,11 @@ class Validation:
             if not ray.wait([self._running], timeout=0)[0]:
                 return
             self._take()
-        if new := [name for name in checkpoint_names(self._output) if name not in self._begun]:
-            self._begun.add(new[-1])
+        newest = latest_checkpoint(self._output)
+        if newest is not None and newest > self._begun:
+            self._begun = newest
             resources = {"num_cpus": self._spec.cpus, "num_gpus": self._spec.gpus}
-            self._running = ray.remote(**resources)(_validate).remote(*self._arguments, new[-1])
+            self._running = ray.remote(**resources)(_validate).remote(*self._arguments, newest)
 
     def finish(self) -> None:
         """Wait for what was begun, and measure the last checkpoint."""
@@ -186,7 +186,7 @@ def _validate(
     _, held = split_items(load_items(items, list(recipe.mixture.sources)), training, recipe.run.seed)
     if not held:
         raise DataError("training.validation: no source has ten items, so none can be held out; leave it unset")
-    with tempfile.TemporaryDirectory(prefix="agenttuning-validation-", dir=cache_directory()) as scratch:
+    with scratch_directory("validation") as scratch:
         about = output.read_json(f"{name}/{COMPLETE}")
         dtype = exported_dtype(base, about["identity"]["dtype"])
         write_checkpoint_weights(output, name, dtype, Store(scratch), base, training.lora)

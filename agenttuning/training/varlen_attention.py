@@ -6,7 +6,7 @@ last key, which is each segment's own. Where nothing is shared nothing is gather
 numbers where the kernel wants numbers, so that no layer has to ask the device.
 """
 
-import importlib.util
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,8 +44,8 @@ class Layout:
 
 
 def installed() -> list[str]:
-    """Return the kernels whose modules are here, the best first."""
-    return [name for name, module in KERNELS.items() if _found(module)]
+    """Return the kernels that can be imported here, the best first; imports what is installed."""
+    return [kernel for kernel in KERNELS if _found(kernel)]
 
 
 def layout(lengths: Sequence[int], parents: Sequence[int | None], device: str) -> Layout:
@@ -117,8 +117,10 @@ def _call(kernel: str) -> Callable[..., torch.Tensor]:
     return flash
 
 
-def _found(module: str) -> bool:
+def _found(kernel: str) -> bool:
+    name = "varlen_attn" if kernel == "varlen" else "flash_attn_varlen_func"
+    # A package may lack the kernel or what it needs, and a C extension of another PyTorch raises anything on import.
     try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
+        return hasattr(importlib.import_module(KERNELS[kernel]), name)
+    except Exception:
         return False

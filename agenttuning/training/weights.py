@@ -8,7 +8,6 @@ weight behind it as it comes: one weight is the most that is ever held. The file
 import json
 import os
 import struct
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from agenttuning.errors import DataError, StorageError
 from agenttuning.recipe import Lora
 from agenttuning.storage import Store
-from agenttuning.training.checkpoint import COMPLETE, fetched_checkpoint
+from agenttuning.training.checkpoint import COMPLETE, fetched_checkpoint, scratch_directory
 from agenttuning.training.lora import BASE, DOWN, UP, merge, merged_shapes
 from agenttuning.training.master_weights import DTYPES, StoredWeight, read_base_weights, read_master_weights
 
@@ -173,9 +172,7 @@ def _write_shard(
 ) -> None:
     root = store.local_path()
     try:
-        if root is not None:
-            root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=root) as scratch:
+        with scratch_directory("weights", root) as scratch:
             with (Path(scratch) / name).open("wb") as file:
                 file.write(_header(shapes, dtype))
                 for _, weight in weights:

@@ -5,17 +5,18 @@ DeepSpeed's own averaging is undone where it stands in the way of token-exact lo
 loop owns the accumulation boundary, since steps have different numbers of rows.
 """
 
-import contextlib
-import io
 import logging
 import os
-from argparse import Namespace
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
+from agenttuning.errors import StorageError
 from agenttuning.recipe import Training
 from agenttuning.training.attention import attention_arguments
 from agenttuning.training.batch import Batch
@@ -37,6 +38,9 @@ BUCKET = 50_000_000
 
 DTYPES = {"bfloat16": "bf16", "float32": "fp32"}
 """DeepSpeed's names."""
+
+SORTERS = 8
+"""Most processes that sort a checkpoint by weight."""
 
 GATHERED = 250_000_000
 """Elements that are gathered at once to be written."""
@@ -213,20 +217,33 @@ class ZeroEngine:
 def make_universal(checkpoint: Path, directory: Path) -> None:
     """Sort the files that all ranks saved by weight, so that any number of ranks can load them. Called on one process.
 
+    DeepSpeed's converter forks its workers. It runs in a process of its own, since a fork of this one would inherit
+    the locks of its threads (OpenMP's, the process group's) and could wait on them for ever.
+
     Args:
         checkpoint: what all ranks saved.
-        directory: where to; `ZeroEngine.load` takes it.
-    """
-    from deepspeed.checkpoint import ds_to_universal
+        directory: where to; `ZeroEngine.load` takes it. It needs about 26 bytes per parameter while this runs.
 
-    arguments = Namespace(
-        input_folder=str(checkpoint / TAG),
-        output_folder=str(directory / UNIVERSAL),
-        num_extract_workers=1,
-        num_merge_workers=1,
-        keep_temp_folder=False,
-        strict=True,
-        inject_missing_state=True,
-    )
-    with contextlib.redirect_stdout(io.StringIO()):
-        ds_to_universal.main(arguments)
+    Raises:
+        StorageError: the files cannot be sorted.
+    """
+    workers = str(_sorters(checkpoint / TAG))
+    command = [
+        *(sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"),
+        *("--input_folder", str(checkpoint / TAG), "--output_folder", str(directory / UNIVERSAL)),
+        *("--num_extract_workers", workers, "--num_merge_workers", workers),
+    ]
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        words = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
+        raise StorageError(
+            f"{checkpoint}: its files cannot be sorted by weight in {directory} ({words[-1].strip()}); free space "
+            "there (26 bytes per parameter) and memory, or run with as many workers as saved it"
+        )
+
+
+def _sorters(directory: Path) -> int:
+    """Return how many processes sort at once: each holds the optimizer file of a rank and copies of its pieces."""
+    largest = max((file.stat().st_size for file in directory.glob("*optim_states.pt")), default=1)
+    return max(1, min(SORTERS, os.cpu_count() or 1, psutil.virtual_memory().available // (2 * largest)))

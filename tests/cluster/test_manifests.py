@@ -23,3 +23,17 @@ def test_the_rayjob_pins_the_ray_of_the_project() -> None:
 def test_constraints_hold_versions_and_nothing_else() -> None:
     lines = (CLUSTER / "constraints.txt").read_text().splitlines()
     assert all("==" in line and "/" not in line for line in lines if line and not line.startswith("#"))
+
+
+def test_the_image_holds_the_files_that_the_rayjob_names() -> None:
+    place = "/opt/agenttuning/"
+    entrypoint = yaml.safe_load((CLUSTER / "rayjob.yaml").read_text())["spec"]["entrypoint"].split()
+    named = [word.removeprefix(place) for word in entrypoint if word.endswith((".py", ".yaml"))]
+    lines = (CLUSTER / "Dockerfile").read_text().splitlines()
+    assert f"WORKDIR {place.rstrip('/')}" in lines
+    copied = [line.split()[1:] for line in lines if line.startswith("COPY ")]
+    assert len(named) == 2
+    for name in named:
+        assert (CLUSTER.parent / name).is_file()
+        folder = name.partition("/")[0]
+        assert [folder, folder] in copied

@@ -1,5 +1,7 @@
 import asyncio
+import contextlib
 import json
+import shutil
 
 import pytest
 from aiohttp import web
@@ -153,6 +155,37 @@ def test_loss_does_not_depend_on_the_company(tiny_model, monkeypatch):
     monkeypatch.setattr(probe_loss, "BATCH_TOKENS", 1)
     alone = dialogue_loss(tiny_model, DIALOGUES)
     assert [d.loss for d in together.dialogues] == pytest.approx([d.loss for d in alone.dialogues], rel=1e-5)
+
+
+def test_files_of_twice_the_bytes_are_measured_in_the_same_dtype(tiny_model, tmp_path, monkeypatch):
+    """A base model in float32 files and what was tuned from it in bfloat16."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(tiny_model / "model.safetensors")
+    save_file({n: w.float() for n, w in weights.items()}, tmp_path / "model.safetensors")
+    count = sum(w.numel() for w in weights.values())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for most, dtype in ((count, "float32"), (count - 1, "bfloat16")):
+        monkeypatch.setattr(probe_loss, "FLOAT32_WEIGHTS", most)
+        assert probe_loss.placement(tiny_model) == probe_loss.placement(tmp_path) == ("cpu", dtype)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_models_own_code_is_run_where_it_is_trusted(tiny_model, tmp_path, monkeypatch, trusted):
+    """A tokenizer class that comes with the model."""
+    shutil.copytree(tiny_model, tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
+    (tmp_path / "m" / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "m" / "own.py").write_text(
+        "import pathlib\nfrom transformers import PreTrainedTokenizerFast\n\n\nclass Own(PreTrainedTokenizerFast):\n"
+        f"    pathlib.Path({str(tmp_path / 'ran')!r}).touch()\n"
+    )
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    with contextlib.nullcontext() if trusted else contextlib.suppress(ValueError):
+        dialogue_loss(tmp_path / "m", DIALOGUES, trust_remote_code=trusted)
+    assert (tmp_path / "ran").exists() is trusted
 
 
 def test_a_dialogue_without_an_answer_is_an_error(tiny_model):

@@ -141,12 +141,18 @@ def test_evaluate_plays_under_the_evaluations_rules_and_scores_what_is_stored(tm
     store = Store(str(tmp_path))
     tasks = [t.task for t in episodes]
     result = held_in.evaluate_held_in(
-        "http://h/v1", "tuned", recipe, tasks, store, lambda done, total, by: told.append((done, total))
+        "http://h/v1",
+        "tuned",
+        recipe,
+        tasks,
+        store,
+        lambda done, total, by: told.append((done, total)),
+        send_seed=False,
     )
     assert told == [(14, 14)]
     policy = seen["policy"]
     assert (policy.kind, policy.base_url, policy.model) == ("endpoint", "http://h/v1", "tuned")
-    assert (policy.temperature, policy.max_tokens, policy.top_p) == (0.0, 77, 1.0)
+    assert (policy.temperature, policy.max_tokens, policy.top_p, policy.send_seed) == (0.0, 77, 1.0, False)
     assert (seen["recipe"].rollout.attempts, seen["recipe"].rollout.episodes_in_flight) == (1, 5)
     assert held_in.HeldInResult.model_validate(store.read_json("held_in.json")) == result
     assert result == held_in.score_held_in(episodes, "tuned", 14)

@@ -168,7 +168,8 @@ def work(spec: dict[str, Any]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return Wish.GO_ON
 
-    train(TrainConfig(training, Path(spec["model"]), Store(spec["output"]), seed=1), plan, items, report)
+    tell = functools.partial(print, flush=True)
+    train(TrainConfig(training, Path(spec["model"]), Store(spec["output"]), seed=1), plan, items, report, tell)
 
 
 if __name__ == "__main__":

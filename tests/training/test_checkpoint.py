@@ -1,5 +1,6 @@
 import resource
 import signal
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ import pytest
 import torch
 from small_runs import exported_weights, plan_for, run_workers, small_training
 
-from agenttuning.errors import ConfigurationError, StorageError
+from agenttuning.errors import ConfigurationError, DataError, StorageError
 from agenttuning.storage import Store
 from agenttuning.training.batch import Items
 from agenttuning.training.checkpoint import latest_checkpoint
+from agenttuning.training.export import export_model
 from agenttuning.training.loop import Report, TrainConfig, Wish, train
+from agenttuning.training.zero import make_universal
 
 
 def stop_after(step: int) -> Report:
@@ -87,6 +90,14 @@ def test_another_number_of_workers_goes_on_within_tolerance(
         torch.testing.assert_close(moved[name], weight, rtol=5e-5, atol=5e-5)
     notes = Store(str(tmp_path / "moved")).read_json("trained.json")["notes"]
     assert f"continued from step 5, which {first} workers saved" in notes
+    told = (tmp_path / "moved-0.log").read_text()
+    assert f"what {first} workers saved is sorted by weight first; training.collective_timeout_s=1800" in told
+
+
+def test_what_cannot_be_sorted_by_weight_is_a_message_with_its_cure(tmp_path: Path) -> None:
+    (tmp_path / "zero").mkdir()
+    with pytest.raises(StorageError, match=r"cannot be sorted by weight in .*No such|cannot be sorted .*not find"):
+        make_universal(tmp_path, tmp_path / "sorted")
 
 
 def test_the_number_of_steps_decided_by_the_time_limit_is_kept(
@@ -151,6 +162,37 @@ def test_an_unwritable_directory_is_a_message_with_its_cure(
         train(TrainConfig(training, model, Store(str(tmp_path))), plan_for(items, training), items)
 
 
+def test_an_error_of_a_save_that_is_not_the_disks_is_raised_as_it_is(
+    model: Path, items: dict[str, Items], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr("agenttuning.training.plain.PlainEngine.save", lost)
+    training = small_training(steps=1)
+    with pytest.raises(RuntimeError, match=r"^Connection closed by peer$"):
+        train(TrainConfig(training, model, Store(str(tmp_path))), plan_for(items, training), items)
+
+
+def test_what_another_version_wrote_is_a_message_with_its_cure(
+    model: Path, items: dict[str, Items], tmp_path: Path
+) -> None:
+    training = small_training(steps=4, checkpoint_every=2)
+    plan, output = plan_for(items, training), Store(str(tmp_path))
+    config = TrainConfig(training, model, output)
+    assert train(config, plan, items, stop_after(2)) is None
+    name = f"{latest_checkpoint(output)}/complete.json"
+    about = output.read_json(name)
+    output.write_json(name, {**about, "of_tomorrow": 1})
+    with pytest.raises(DataError, match=r"another version wrote it \(.*of_tomorrow.*run\.name"):
+        train(config, plan, items)
+    output.write_json(name, about)
+    assert train(config, plan, items) is not None
+    output.write_json("trained.json", {"steps": 4})
+    with pytest.raises(DataError, match=r"trained\.json: another version wrote it .*run\.name"):
+        train(config, plan, items)
+
+
 def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint_to_go_on_from(
     model: Path, items: dict[str, Items], tmp_path: Path
 ) -> None:
@@ -185,6 +227,9 @@ def test_checkpoints_in_an_object_store(
     from moto.server import ThreadedMotoServer
     from pyarrow.fs import FileSystem
 
+    # Whole models do not fit into what is often memory.
+    monkeypatch.setenv("AGENTTUNING_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not there"))
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     training = small_training(steps=6, checkpoint_every=2)
@@ -218,6 +263,8 @@ def test_checkpoints_in_an_object_store(
         assert latest_checkpoint(remote) == "checkpoints/step-00000004"
         assert train(config, plan, items) is not None
         weights = exported_weights(remote)
+        export_model(model, remote, remote.child("model"))
+        assert remote.exists("model/model.safetensors")
     finally:
         server.stop()
     train(TrainConfig(training, model, Store(str(tmp_path / "local"))), plan, items)

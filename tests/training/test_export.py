@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from agenttuning.errors import DataError, StorageError
 from agenttuning.recipe import Recipe, load_recipe
 from agenttuning.storage import Store
 from agenttuning.training.batch import Items
+from agenttuning.training.card import model_card
 from agenttuning.training.export import export_model, export_run
 from agenttuning.training.loop import TrainConfig, train
 from agenttuning.training.weights import write_weights
@@ -220,3 +222,19 @@ def test_weights_of_another_model_are_refused(trained: Store, tmp_path: Path) ->
     with pytest.raises(DataError, match=r"not those of the base model \(other shape"):
         export_model(other, trained, Store(str(tmp_path / "model")))
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "full fine-tuning of `org/base`"),
+        ({"lora": {"rank": 7}}, r"low-rank adapters \(LoRA, rank 7\), merged into the weights, of `org/base`"),
+        ({"freeze_embeddings": True}, "token embeddings and output head left as they were, of `org/base`"),
+    ],
+)
+def test_the_card_says_what_was_trained(settings: dict[str, Any], said: str, tmp_path: Path) -> None:
+    recipe = Recipe.model_validate({"model": {"path": "org/base"}, "training": settings})
+    info = {"parameters": 1, "dtype": "bfloat16", "step": 3, "source": "checkpoints/step-00000003"}
+    card = model_card(recipe, tmp_path, None, info, {})
+    assert re.search(said, card)
+    assert ("full fine-tuning" in card) is not bool(settings)

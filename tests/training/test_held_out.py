@@ -1,11 +1,12 @@
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from small_runs import save_small_model, small_training, write_items
+from small_runs import plan_for, save_small_model, small_training, write_items
 from test_ray_train import small_recipe
 
 from agenttuning.recipe import Recipe, Training, Validation
@@ -13,6 +14,8 @@ from agenttuning.stages.validating import Greedy, episode_player
 from agenttuning.storage import Store
 from agenttuning.training import validation
 from agenttuning.training.batch import Items, load_items
+from agenttuning.training.checkpoint import checkpoint_name
+from agenttuning.training.loop import TrainConfig, train
 from agenttuning.training.prefixes import sort_items
 from agenttuning.training.ray_train import run_training
 from agenttuning.training.validation import held_out_loss, read_found, split_items
@@ -91,6 +94,51 @@ def test_checkpoints_are_measured_while_the_workers_train_on(
     # The workers had gone on when the first was told.
     first = next(n for n, (kind, _) in enumerate(told) if kind == "validation")
     assert told[first - 1][1]["step"] > told[first][1]["step"] or len(measured) == 1
+
+
+def test_no_checkpoint_before_the_newest_that_was_measured_is_measured_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, begun = Store(str(tmp_path)), []
+
+    def task(function: Any) -> Any:
+        def remote(*arguments: Any) -> dict[str, Any]:
+            begun.append(arguments[-1])
+            return {"checkpoint": arguments[-1]}
+
+        return SimpleNamespace(remote=remote)
+
+    monkeypatch.setattr(validation.ray, "remote", lambda **resources: task)
+    monkeypatch.setattr(validation.ray, "wait", lambda tasks, timeout: (tasks, []))
+    monkeypatch.setattr(validation.ray, "get", lambda found: found)
+    told: list[dict[str, Any]] = []
+    names = [checkpoint_name(step) for step in (20, 40, 60)]
+    recipe = small_recipe(validation={"items": 3})
+
+    def look() -> None:
+        validation.Validation(recipe, tmp_path, output, output, told.append, print).finish()
+
+    for name in names[:2]:
+        output.write_json(f"{name}/complete.json", {})
+    look()
+    look()
+    output.write_json(f"{names[2]}/complete.json", {})
+    look()
+    assert begun == [names[1], names[2]]
+    assert [m["checkpoint"] for m in told] == begun
+
+
+def test_a_machine_that_has_no_cache_directory_yet_measures_a_checkpoint(
+    model: Path, store: Store, items: dict[str, Items], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENTTUNING_CACHE", str(tmp_path / "not" / "there"))
+    recipe = small_recipe(steps=2, checkpoint_every=2, validation={"items": 3})
+    output = Store(str(tmp_path / "training"))
+    train(TrainConfig(recipe.training, model, output), plan_for(items, recipe.training), items)
+    name = checkpoint_name(2)
+    found = validation._validate(recipe.model_dump(mode="json"), str(model), store, output, None, name)
+    assert (found["step"], found["checkpoint"]) == (2, name)
+    assert found["loss"] > 0
 
 
 def playing_recipe(**training: Any) -> Recipe:

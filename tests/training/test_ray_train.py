@@ -12,6 +12,8 @@ from agenttuning.errors import ConfigurationError, DataError
 from agenttuning.machine import allocator
 from agenttuning.recipe import Recipe
 from agenttuning.storage import Store
+from agenttuning.training import ray_train
+from agenttuning.training.loop import Wish
 from agenttuning.training.ray_train import run_training, worker_environment
 
 
@@ -106,3 +108,26 @@ def test_cpu_workers_get_threads_and_the_allocator() -> None:
     library = allocator()
     if library is not None:
         assert environment["LD_PRELOAD"].startswith(library)
+
+
+def test_a_validation_that_no_node_could_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_train.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    notes: list[str] = []
+    ray_train._check_cluster(small_recipe(validation={"cpus": 2.0}), notes.append)
+    recipe = small_recipe(validation={"gpus": 1.0})
+    with pytest.raises(ConfigurationError, match=r"validation needs 1 GPUs of 0 .*training\.validation\.gpus"):
+        ray_train._check_cluster(recipe, notes.append)
+    assert notes == []
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    ray_train._check_cluster(recipe, notes.append)
+    assert "waiting for nodes" in notes[0]
+
+
+def test_a_save_that_all_ranks_ask_for_goes_before_a_stop_that_one_asks_for() -> None:
+    goings: list[set[str]] = [set(), set()]
+    asked = [
+        [ray_train._wish(rank == 0, leaving, going) for rank, going in enumerate(goings)]
+        for leaving in (set(), {"a"}, {"a"}, {"a", "b"})
+    ]
+    assert asked == [[Wish.STOP, Wish.GO_ON], [Wish.SAVE] * 2, [Wish.STOP, Wish.GO_ON], [Wish.SAVE] * 2]
