@@ -111,10 +111,15 @@ LEAST_WORDS_FIRST = 2
 """The same for the first thought, which speaks of the task and not of how to go on."""
 LEAST_SHARE = 0.2
 """Least share of a thought's own words that must have been shown."""
+_PATH = r"(?<![\w/])~?(?:/[\w.-]*\w)+"
+_NO_ENDING = "com|org|net|de|uk|co|the|so|and|that|it|is|in|then|to"
 _FILE = re.compile(
-    r"(?<![\w.])\.[A-Za-z]\w{1,4}\b|(?<![\w/])~?(?:/[\w.-]*\w)+|\b\w[\w-]*\.(?!(?:com|org|net)\b)[a-z]{2,4}\b"
+    rf"(?<![\w.])\.[A-Za-z]\w{{1,4}}\b|{_PATH}"
+    rf"|(?<![\w.-])[A-Za-z_]\w[\w-]*\.(?!(?:{_NO_ENDING})\b)[a-z]{{2,4}}\b(?![.(]\w)"
 )
 """A file's ending, path or name. Other words fit many tasks about files; these say which files are meant."""
+_NAMED = {"db": re.compile(_PATH), "kg": re.compile(_PATH)}
+"""Where dotted names are columns and relations, a path alone names a file."""
 
 
 def misalignment(trajectory: Trajectory, recipe: Recipe) -> Objection | None:
@@ -154,7 +159,8 @@ def misalignment(trajectory: Trajectory, recipe: Recipe) -> Objection | None:
 def _other_files(trajectory: Trajectory, index: int) -> str:
     """Return the files that a thought names, where neither the task nor what was told so far has one of them."""
     turns = trajectory.turns
-    named = {name.casefold() for name in _FILE.findall(spoken_thought(turns[index]))}
+    pattern = _NAMED.get(trajectory.task.environment, _FILE)
+    named = {name.casefold() for name in pattern.findall(spoken_thought(turns[index]))}
     if not named:
         return ""
     before = turns[: index + (index + 1 < len(turns))]

@@ -36,11 +36,14 @@ def stored_tasks(
             f"{environment}: settings.source=file reads constructed tasks; set settings.tasks_file to them"
         )
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        # Texts within a line may hold what `splitlines` takes for an end of line.
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
         raise DataError(f"{environment}: settings.tasks_file={path} cannot be read ({error})") from error
     tasks = []
     for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
         where = f"{environment}: {path}, line {number}"
         try:
             task = Task.model_validate_json(line)

@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from agenttuning.conversations.importing import name_of
-from agenttuning.environments.base import Environment, make_environment
+from agenttuning.environments.base import Environment, environment_class, make_environment
 from agenttuning.environments.difficulty import from_steps
 from agenttuning.errors import ConfigurationError
-from agenttuning.instructions.derived_runs import DERIVED, derive_all, read_questions
+from agenttuning.instructions.derived_runs import DERIVED, derive_all, questions_hash, read_questions
 from agenttuning.instructions.difficulty import spread, with_difficulty
 from agenttuning.instructions.known import proposals_for, trials_for
 from agenttuning.instructions.rating import rated_tasks
@@ -32,6 +32,8 @@ from agenttuning.storage.store import Store
 from agenttuning.trajectory import Task
 
 DIRECTORY = "instructions"
+MISTAKE_RATE = "mistake_rate"
+"""Setting of environments whose expert makes deliberate mistakes: what it plays with them proves nothing of a task."""
 AT_ONCE = 4
 """Tasks that are derived at once, each in an environment of its own."""
 T = TypeVar("T")
@@ -116,8 +118,10 @@ def _derived(recipe: Recipe, name: str, store: Store, tasks: Sequence[Task], que
     spec = recipe.environments[name]
 
     async def made(policy: EndpointPolicy) -> dict[str, int]:
-        key: dict[str, Any] = {"environment": name, "settings": spec.settings, "data": recipe.data.model_dump()}
-        key |= {"from": questions, "seed": recipe.run.seed, "policy": [policy.name, policy.settings]}
+        key: dict[str, Any] = {"environment": name, "version": environment_class(name).version}
+        key |= {"settings": spec.settings, "reward_threshold": spec.reward_threshold, "data": recipe.data.model_dump()}
+        key |= {"from": {"path": questions, "records": questions_hash(questions)} if questions else None}
+        key |= {"seed": recipe.run.seed, "policy": [policy.name, policy.settings]}
         begin_stage(target, "instructions derive", key)
         with ExitStack() as stack, Progress("instructions", len(tasks), "tasks tried") as bar:
             worlds = [stack.enter_context(_environment(recipe, name)) for _ in range(min(AT_ONCE, len(tasks)))]
@@ -149,7 +153,7 @@ def prove(recipe: Recipe, name: str, store: Store, split: str, count: int) -> di
     Returns:
         `{"counts": {source: {"kept" or reason: tasks}}, "dropped": [{"id", "reason", "detail"}]}`.
     """
-    with _environment(recipe, name) as environment:
+    with _environment(recipe, name, flawless=True) as environment:
         proven, report = _proven(list(environment.tasks(split, count, recipe.run.seed)), trials_for(environment))
     _write(store.child(DIRECTORY, name), "proven.jsonl", proven, "validation.json", report)
     return report
@@ -227,7 +231,11 @@ def _need_environment(recipe: Recipe, name: str) -> None:
 
 
 @contextmanager
-def _environment(recipe: Recipe, name: str) -> Iterator[Environment]:
+def _environment(recipe: Recipe, name: str, *, flawless: bool = False) -> Iterator[Environment]:
+    """Open an environment; `flawless`: its expert makes no deliberate mistake, where it has a setting for them."""
     _need_environment(recipe, name)
-    with make_environment(name, recipe.environments[name].settings, recipe.data.root) as environment:
+    settings = recipe.environments[name].settings
+    if flawless and MISTAKE_RATE in environment_class(name).Settings.model_fields:
+        settings = {**settings, MISTAKE_RATE: 0.0}
+    with make_environment(name, settings, recipe.data.root) as environment:
         yield environment

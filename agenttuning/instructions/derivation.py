@@ -3,8 +3,8 @@
 A trajectory's actions execute the gold program step by step (SQL, a shell script in steps, a walkthrough, any
 environment's expert). Its thoughts are a policy's, each written before the action's outcome is known: the policy sees
 the opening, the turns so far and the next action, and nothing that comes later. A thought that breaks the action
-grammar, or cites a number or a quoted text that was never shown, is asked for again; an answer that was never shown
-ends the attempt, for the policy would see it too early.
+grammar, or cites a number of two digits or more or a quoted text that was never shown, is asked for again; an answer
+that was never shown ends the attempt, for the policy would see it too early.
 
 `derived_runs` derives many. It also makes tasks of questions with gold programs, to be played by any policy: what
 solves such a task is what the gold program gives in a fresh world.
@@ -19,6 +19,7 @@ from typing import Any
 from agenttuning.environments.base import Environment, Move, Step
 from agenttuning.errors import MalformedReply
 from agenttuning.instructions.trials import MAX_ACTIONS, Solution
+from agenttuning.instructions.validation import stands_in
 from agenttuning.policies.base import Policy, Reply
 from agenttuning.trajectory import Action, Call, Outcome, Task, Trajectory, Turn, content_hash, trajectory_id
 
@@ -26,6 +27,7 @@ ANSWER = "answer"
 """Name of the actions that end an episode with values; they may hold only what was shown."""
 LONGEST_THOUGHT = 700
 EDIT = "derived: the next action was shown, and its thought asked for"
+MISTAKE = "derived: a deliberate mistake with its own thought"
 
 _REQUEST = """\
 Your next action is:
@@ -37,6 +39,8 @@ why this is the next thing to do. You have not seen what the action gives; do no
 Reply with the thought alone."""
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:[.,]\d+)*(?![\w])")
 _QUOTED = re.compile(r"`([^`\n]{2,80})`|\"([^\"\n]{2,80})\"")
+_ESCAPE = re.compile(r"\\(?:[nrt]|x[0-9a-f]{2}|u[0-9a-f]{4})")
+"""How a result shows a line break and other unseen characters within a text; a word of an answer may follow one."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,8 @@ async def _thought(
 ) -> str | tuple[str, str]:
     """Return a thought, or reason and detail where the policy writes none that will do."""
     if not move.loss:
+        # The policy did not write it, but it is a turn of the agent: what reads the calls must find it.
+        record.calls.append(Call(turn=len(record.turns), edit=MISTAKE))
         return move.thought
     shown = environment.format(None, move.action)
     last = record.turns[-1]
@@ -199,7 +205,12 @@ def thought_problem(environment: Environment, thought: str, action: Action, show
         return f"it breaks the action grammar: {error}"
     if parsed.thought != thought or parsed.action != action:
         return "it holds an action of its own"
-    for text in _cited(thought):
+    for match in _NUMBER.finditer(thought):
+        # One digit is a word.
+        if len(match[0]) > 1 and not stands_in(match[0], shown):
+            return f"it cites {match[0]!r}, which was not shown"
+    for match in _QUOTED.finditer(thought):
+        text = match[1] or match[2]
         if text.casefold() not in shown.casefold():
             return f"it cites {text!r}, which was not shown"
     return None
@@ -209,20 +220,12 @@ def hidden_answer(action: Action, shown: str) -> str | None:
     """Return a value of a final answer that was never shown, or None."""
     if action.name != ANSWER:
         return None
+    plain = _ESCAPE.sub(" ", shown)
     for text in _leaves(action.arguments):
-        for line in text.splitlines():
-            if line.strip().casefold() not in shown.casefold():
-                return line.strip()
+        for line in filter(None, map(str.strip, text.splitlines())):
+            if not (stands_in(line, shown) or stands_in(line, plain)):
+                return line
     return None
-
-
-def _cited(thought: str) -> Iterator[str]:
-    """Yield the numbers (two digits or more: small ones are words) and the quoted texts of a thought."""
-    for match in _NUMBER.finditer(thought):
-        if len(match[0]) > 1:
-            yield match[0]
-    for match in _QUOTED.finditer(thought):
-        yield match[1] or match[2]
 
 
 def _leaves(value: Any) -> Iterator[str]:

@@ -5,8 +5,10 @@ there is not asked for again. Several tasks are under way at once, each in an en
 """
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from itertools import islice
 from typing import Any
 
@@ -21,6 +23,8 @@ from agenttuning.storage.store import Store
 from agenttuning.trajectory import Task, Trajectory, content_hash
 
 DERIVED = "derived"
+SETTING = "instructions derive --from"
+"""What an error about a file of questions names as the place to mend."""
 
 
 async def derive_all(
@@ -81,7 +85,7 @@ def read_questions(proposals: Proposals, path: str, count: int) -> tuple[list[Ta
         The tasks, and what is none: `{"record", "reason", "detail"}`.
     """
     tasks, refused = dict[str, Task](), list[dict[str, Any]]()
-    records = source_records(path, "instructions derive --from")
+    records = source_records(path, SETTING)
     for _, place, record in islice(records, count):
         try:
             task = proposals.task(record)
@@ -91,6 +95,14 @@ def read_questions(proposals: Proposals, path: str, count: int) -> tuple[list[Ta
         except Refused as error:
             refused.append({"record": place, "reason": error.reason, "detail": str(error)})
     return list(tasks.values()), refused
+
+
+def questions_hash(path: str) -> str:
+    """Return a hash of all records of a file of questions; the same however many of them are read."""
+    digest = sha256()
+    for _, _, record in source_records(path, SETTING):
+        digest.update(json.dumps(record, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()[:16]
 
 
 def _stored(store: Store, task: Task) -> str:

@@ -4,6 +4,7 @@ The expected answer, or the expected tables, are what the gold statement gives o
 its INSERT, UPDATE and DELETE tasks so, because its source of questions only had SELECT.
 """
 
+import sqlite3
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -137,14 +138,17 @@ def sql_task(
         longest: length at which the environment cuts a result.
 
     Raises:
-        Refused: the gold does not run, or gives nothing that can be answered.
+        Refused: the tables cannot be made, the gold does not run, or it gives nothing that can be answered.
     """
-    kind = sql.lstrip("( \n").split(maxsplit=1)[0].upper()
+    kind = next(iter(sql.lstrip("( \n").split(maxsplit=1)), "").upper()
     if kind not in QUERIES | CHANGES:
         raise Refused("wrong_sql", f"the statement must be SELECT, INSERT, UPDATE or DELETE: {sql[:80]}")
     engine = SQLiteEngine(max_chars=longest)
     try:
-        engine.create(tables)
+        try:
+            engine.create(tables)
+        except (sqlite3.Error, OverflowError, ValueError) as error:
+            raise Refused("wrong_tables", f"the tables cannot be made: {error}") from error
         reply, after = engine.execute(sql), engine.state(tables)
     finally:
         engine.close()

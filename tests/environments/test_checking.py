@@ -21,6 +21,7 @@ from agenttuning.environments.base import Environment, EnvironmentSettings, Expe
 from agenttuning.environments.checking import Check, check_class, check_environment, resources
 from agenttuning.environments.checking.episodes import _common, _stands_in, _texts
 from agenttuning.environments.checking.run import CHECKS
+from agenttuning.environments.checking.verdict import Broken
 from agenttuning.environments.checking.watch import alive, watched
 from agenttuning.errors import ConfigurationError, MalformedReply
 from agenttuning.trajectory import Action, Task, Turn
@@ -312,6 +313,21 @@ def test_what_a_hanging_environment_started_ends_with_its_check(tmp_path) -> Non
     while runs(int((tmp_path / "pid").read_text())):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_what_it_forked_does_not_hide_that_the_process_is_over() -> None:
+    def run() -> Iterator[Check]:
+        yield Check("before", "ok", "sent")
+        if os.fork() == 0:
+            time.sleep(30)
+            os._exit(0)
+        os._exit(3)
+
+    started, found = time.monotonic(), list[str]()
+    with pytest.raises(Broken, match="ended with exit status 3"):
+        found.extend(check.value for check in watched(run, 60.0))
+    assert time.monotonic() - started < 10
+    assert found == ["sent"]
 
 
 def runs(pid: int) -> bool:

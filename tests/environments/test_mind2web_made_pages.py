@@ -77,6 +77,12 @@ def test_a_site_or_a_part_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(made_pages, "FOLDER", tmp_path)
     with pytest.raises(DataError, match=r"\['video'\] is no part; use one of heading, form"):
         pages("odd")
+    (tmp_path / "odd.yaml").write_text(
+        "{brand: Odd, labels: above, buttons: link, ids: words, menu: {index: A}, foot: [], "
+        "pages: {index: [{form: x, to: index, button: Go, fields: [{slider: Volume}]}]}}"
+    )
+    with pytest.raises(DataError, match=r"\['slider'\] is no field; use one of text, area"):
+        pages("odd")
 
 
 def test_a_slug_is_words_and_hyphens():

@@ -109,6 +109,15 @@ def test_one_wrong_round_of_three_leaves_two_thirds():
     assert (grade.reward, grade.score) == (pytest.approx(2 / 3), 1.0)
 
 
+def test_many_right_rounds_do_not_make_up_for_a_wrong_value():
+    pool = tuple("abcdefghijklmnop")
+    rejected = [{"letter": "A", "operation": "", "value": ""}] * 3
+    for value, reward in (("Bergen", 1.0), ("Oslo", 0.0)):
+        answers = [*rejected, {"letter": "B", "operation": "TYPE", "value": value}]
+        grade = grade_evidence(payload(pool, "p", "TYPE", "Bergen"), {"answers": answers})
+        assert (grade.reward, grade.score) == (reward, reward)
+
+
 @given(st.lists(st.sampled_from(LETTERS), max_size=20), pools)
 def test_grading_takes_any_letters(letters, pool):
     evidence = {"answers": [{"letter": letter, "operation": "CLICK", "value": ""} for letter in letters]}

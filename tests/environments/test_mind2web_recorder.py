@@ -1,5 +1,6 @@
 import copy
 import shutil
+import tarfile
 import urllib.error
 import urllib.request
 from importlib.util import find_spec
@@ -186,6 +187,34 @@ def test_a_package_that_cannot_be_fetched_says_so(tmp_path, monkeypatch):
         sites.fetch("nothing@1.0.0")
     with pytest.raises(ConfigurationError, match="needs one of chromium"):
         recorder.chromium()
+
+
+def test_a_half_unpacked_package_is_fetched_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("AGENTTUNING_CACHE", str(tmp_path / "cache"))
+    with tarfile.open(tmp_path / "pages.tgz", "w:gz") as tar:
+        for name in ("package.json", "b.html"):
+            (tmp_path / name).write_text(name)
+            tar.add(tmp_path / name, f"package/{name}")
+    (npm := tmp_path / "bin" / "npm").parent.mkdir()
+    npm.write_text(f'#!/bin/sh\nfor folder; do :; done\ncp {tmp_path}/pages.tgz "$folder"\n')
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{npm.parent}:/bin:/usr/bin")
+
+    def extract(self, member, *given, **more):
+        if member.name == "b.html":
+            raise OSError("disk full")
+        return whole(self, member, *given, **more)
+
+    whole = tarfile.TarFile.extract
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile.TarFile, "extract", extract)
+        with pytest.raises(OSError, match="disk full"):
+            sites.fetch("pages@1.0.0")
+    folder = sites.fetch("pages@1.0.0")
+    assert {path.name for path in folder.iterdir()} == {"package.json", "b.html"}
+    assert list(folder.parent.iterdir()) == [folder]
+    npm.write_text("#!/bin/sh\nexit 1\n")
+    assert sites.fetch("pages@1.0.0") == folder
 
 
 def test_unknown_sites_are_a_usage_error(capsys):

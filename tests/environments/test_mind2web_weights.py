@@ -76,6 +76,13 @@ def test_before_the_first_action_nothing_is_near_it():
         assert sum(found.get(kind, 0.0) for kind in KINDS) == 1.0
 
 
+def test_a_nameless_element_is_not_taken_for_the_nameless_last_one():
+    data = record(("", "Save", ""), right=1)
+    data = {**data, "action_reprs": ["[button]   -> CLICK", "x -> CLICK"], "actions": data["actions"] * 2}
+    numbers, rows = features(checked(data, "x"), 1)
+    assert not any("acted on last" in named(rows, numbers, number) for number in numbers)
+
+
 def test_features_do_not_read_which_candidate_is_right():
     data = [record(WORDS, right=place) for place in range(len(WORDS))]
     found = [features(checked(item, "x"), 0) for item in data]
@@ -144,6 +151,24 @@ def test_the_program_says_what_is_missing(tmp_path, capsys):
     assert "NAME.weights.json" in said
     assert "no train records" in said
     assert "is not there" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["score", "x", "--scores", "y"], "score takes no --scores"),
+        (["measure", "--top", "5"], "measure takes no --top"),
+        (["measure", "x"], "measure takes no FILE"),
+        (["measure", "--weights", "x", "--scores", "y"], "not both"),
+        (["train", "x", "--weights", "y"], "train takes no --weights"),
+        (["validate", "--top", "5"], "validate takes no --top"),
+    ],
+)
+def test_an_option_that_a_verb_does_not_read_is_refused(arguments, told, capsys):
+    with pytest.raises(SystemExit) as ended:
+        ranker.main(arguments)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
 
 
 def test_the_stored_scores_are_those_of_the_stored_weights():

@@ -67,3 +67,32 @@ def test_what_is_missing_is_named() -> None:
             make_environment("db", settings)
     with pytest.raises(ConfigurationError, match="leave one of them out"):
         make_environment("kg", {"tasks_file": "x", "families": ["count"]})
+
+
+def test_a_line_ends_with_a_line_feed_alone(tmp_path: Path) -> None:
+    given = task("db", "a\u2028b\u2029c\u0085d")
+    (file := tmp_path / "tasks.jsonl").write_text(given.model_dump_json() + "\n", encoding="utf-8")
+    assert "\u2028" in file.read_text(encoding="utf-8")
+    assert [found.id for found in read("db", file)] == [given.id]
+    file.write_text("")
+    assert read("db", file) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "told"),
+    [
+        ("os", {"source": "file"}, "tasks_file"),
+        ("os", {"tasks_file": "x"}, "tasks_file"),
+        ("os", {"source": "agentbench", "families": ["read_key"]}, "families"),
+        ("kg", {"source": "metaqa", "families": ["count"]}, "families"),
+        ("kg", {"source": "agentbench", "endpoint": "http://127.0.0.1:9/", "families": ["count"]}, "families"),
+        ("kg", {"endpoint_graph": "urn:x"}, "endpoint_graph"),
+        ("alfworld", {"source": "official", "families": ["pick_and_place_simple"]}, "families"),
+        ("webshop", {"source": "official", "families": ["home"]}, "families"),
+        ("webshop", {"catalogue": "x"}, "catalogue"),
+        ("mind2web", {"path": "x"}, "path"),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(name: str, settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"environments.{name}.settings.*{told}"):
+        make_environment(name, settings)

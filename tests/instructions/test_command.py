@@ -225,13 +225,44 @@ def test_proposed_database_tasks_are_played_by_generate(tmp_path: Path) -> None:
     assert set(kept.column("task").to_pylist()) == {task.id for task in tasks}
 
 
-@pytest.mark.parametrize("name", [pytest.param("os", marks=needs_box), "db", "alfworld"])
-def test_an_environments_own_tasks_are_proven(name: str, tmp_path: Path) -> None:
-    report = prove(recipe(), name, Store(str(tmp_path)), "train", 4)
-    assert sum(counter.get("kept", 0) for counter in report["counts"].values()) == 4, report
+@pytest.mark.parametrize(
+    ("name", "count"), [pytest.param("os", 4, marks=needs_box), ("db", 4), ("alfworld", 4), ("mind2web", 30)]
+)
+def test_an_environments_own_tasks_are_proven(name: str, count: int, tmp_path: Path) -> None:
+    spec = EnvironmentSpec(settings={"mistake_rate": 1.0})
+    report = prove(Recipe(environments={name: spec}), name, Store(str(tmp_path)), "train", count)
+    assert sum(counter.get("kept", 0) for counter in report["counts"].values()) == count, report
     lines = (tmp_path / "instructions" / name / "proven.jsonl").read_text().splitlines()
-    assert all(0.0 <= (Task.model_validate_json(line).difficulty or 0.0) <= 1.0 for line in lines)
+    rated = [Task.model_validate_json(line).difficulty for line in lines]
+    assert len(rated) == count
+    assert all(difficulty is not None and 0.0 <= difficulty <= 1.0 for difficulty in rated)
     assert json.loads((tmp_path / "instructions" / name / "validation.json").read_text()) == report
+
+
+def test_deliberate_mistakes_make_no_task_harder(tmp_path: Path) -> None:
+    found = []
+    for share in (0.0, 1.0):
+        spec = EnvironmentSpec(settings={"mistake_rate": share})
+        prove(Recipe(environments={"db": spec}), "db", Store(str(tmp_path)), "train", 12)
+        found.append((tmp_path / "instructions" / "db" / "proven.jsonl").read_text())
+    assert found[0] == found[1]
+
+
+def test_an_edited_file_of_questions_is_not_mixed_with_the_old_one(tmp_path: Path) -> None:
+    file, run = tmp_path / "questions.jsonl", Store(str(tmp_path))
+    records = [json.dumps(example) for example in EXAMPLES["db"]]
+    file.write_text("\n".join(records[:2]))
+    with fake_endpoint(lambda body, n: "I take the next step.") as fake:
+        own = recipe(policy=endpoint(fake.base_url))
+        assert derive(own, "db", run, 1, questions=str(file))["counts"] == {"derived": 1}
+        assert derive(own, "db", run, 2, questions=str(file))["counts"] == {"derived": 2}
+        lower = own.environments["db"].model_copy(update={"reward_threshold": 0.5})
+        other = own.model_copy(update={"environments": {"db": lower}})
+        with pytest.raises(ConfigurationError, match=r"reward_threshold: 1\.0 then, 0\.5 now"):
+            derive(other, "db", run, 2, questions=str(file))
+        file.write_text("\n".join(records[1:]))
+        with pytest.raises(ConfigurationError, match=r"from\.records"):
+            derive(own, "db", run, 2, questions=str(file))
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

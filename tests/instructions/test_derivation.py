@@ -8,13 +8,15 @@ from typing import Any, ClassVar
 import pytest
 from fake_endpoint import fake_endpoint
 
+from agenttuning.curation.steps import first_task_turn
 from agenttuning.environments.base import Environment, make_environment
 from agenttuning.environments.database.environment import Database
+from agenttuning.environments.database.grammar import answer, operation
 from agenttuning.environments.database.tables import Table
 from agenttuning.environments.knowledge_graph.environment import KnowledgeGraph, KnowledgeGraphSettings
 from agenttuning.environments.operating_system import OperatingSystem
 from agenttuning.environments.sandbox import sandbox_problem
-from agenttuning.instructions.derivation import NotDerived, derive_trajectory
+from agenttuning.instructions.derivation import NotDerived, derive_trajectory, hidden_answer, thought_problem
 from agenttuning.instructions.shell_proposals import ShellProposals
 from agenttuning.instructions.sql_proposals import sql_task
 from agenttuning.instructions.sql_trials import SqlTrials
@@ -129,7 +131,6 @@ def test_a_gold_program_that_fails_is_told_by_name() -> None:
 
 def test_an_answer_that_was_never_shown_is_not_given_to_the_policy() -> None:
     from agenttuning.environments.base import Expert, Move
-    from agenttuning.environments.database.grammar import answer
 
     def guess(environment: Environment) -> Expert:
         yield Move("", answer(["Oolong"]))
@@ -159,6 +160,39 @@ def test_a_deliberate_mistake_keeps_its_own_thought_and_no_loss() -> None:
     mistakes = [turn for t in made if isinstance(t, Trajectory) for turn in t.turns if turn.action and not turn.loss]
     assert mistakes
     assert all(turn.thought != "This is the next thing to do." for turn in mistakes)
+    derived = [t for t in made if isinstance(t, Trajectory)]
+    assert all(t.task.instruction in t.turns[first_task_turn(t)].content for t in derived)
+    assert all([c.turn for c in t.calls] == [i for i, turn in enumerate(t.turns) if turn.action] for t in derived)
+
+
+@pytest.mark.parametrize(
+    ("cited", "shown", "fits"),
+    [
+        ("14", "It was 2014.", False),
+        ("14", "It was 14.5 then.", False),
+        ("2014", "It was 2014.", True),
+        ("14", "[(14,), ('a',)]", True),
+        ("7", "nothing", True),
+    ],
+)
+def test_a_number_is_shown_as_a_word_of_its_own(cited: str, shown: str, fits: bool) -> None:
+    with make_environment("db") as env:
+        problem = thought_problem(env, f"There were {cited} teas.", operation("SELECT 1"), shown)
+    assert (problem is None) == fits, problem
+
+
+@pytest.mark.parametrize(
+    ("value", "shown", "hidden"),
+    [
+        ("14", "It was 2014.", "14"),
+        ("Oolong", "[('Oolong',)]", None),
+        ("Assam\nOolong", r"[('Assam\nOolong',)]", None),
+        ("", "", None),
+        ("-5", "[(-5,)]", None),
+    ],
+)
+def test_an_answer_is_shown_as_words_of_its_own(value: str, shown: str, hidden: str | None) -> None:
+    assert hidden_answer(answer([value]), shown) == hidden
 
 
 @pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))

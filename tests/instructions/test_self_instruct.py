@@ -188,6 +188,12 @@ def test_the_database_examples_are_themselves_proven() -> None:
         ({"tables": []}, "missing_tables"),
         ({"tables": [{"name": "boats", "columns": ["a"], "types": ["text"], "rows": [["x", "y"]]}]}, "wrong_tables"),
         ({"tables": [{"name": "boats", "columns": ["a"], "types": ["json"], "rows": [["x"]]}]}, "wrong_tables"),
+        (
+            {"tables": [{"name": "b", "columns": ["name", "Name"], "types": ["text"] * 2, "rows": [["x", "y"]]}]},
+            "wrong_tables",
+        ),
+        ({"tables": [{"name": "boats", "columns": ["name"], "types": ["int"], "rows": [[10**20]]}]}, "wrong_tables"),
+        ({"sql": "("}, "wrong_sql"),
         ({"instruction": 5}, "wrong_instruction"),
         ({"instruction": "x" * 2000}, "long_instruction"),
     ],

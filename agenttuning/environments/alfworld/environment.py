@@ -7,9 +7,9 @@ Where things lie is part of both, so a payload is for this module alone and neve
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from agenttuning.environments.alfworld.conditions import conditions
 from agenttuning.environments.alfworld.demonstration import demonstration
@@ -56,6 +56,13 @@ class ALFWorldSettings(EnvironmentSettings):
     """Share of the expert's games in which it tries one mistake; the mistake is never trained."""
     expert: Literal["walkthrough", "explorer"] = "walkthrough"
     """For `source: official`: follow the stored walkthrough, or search like one who does not know the game."""
+
+    @model_validator(mode="after")
+    def _no_idle_setting(self) -> Self:
+        """Refuse a setting that would do nothing."""
+        if self.families is not None and self.source != "generated":
+            raise ValueError("families are those of source: generated; leave them out")
+        return self
 
 
 class ALFWorld(Environment):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +24,8 @@ _FRAME = re.compile(r'File "(.*)", line (\d+) in (\S+)')
 _HERE = Path(__file__).parent
 _GLUE = str(_HERE.parent / "base.py")
 """A file between a check and a method that tells a stranger nothing."""
+POLL_S = 0.2
+"""Seconds between two looks at whether a process that sends nothing is still there."""
 _armed: tuple[float, IO[bytes]] | None = None
 """In the process of the checks: the limit, and the file to write to."""
 
@@ -48,7 +51,7 @@ def watched(run: Callable[[], Iterator[Check]], limit_s: float) -> Iterator[Chec
         sender.close()
         try:
             with suppress(EOFError):
-                while (check := receiver.recv()) is not None:
+                while (check := _received(receiver, process)) is not None:
                     yield check
                 return
             process.join()
@@ -60,6 +63,19 @@ def watched(run: Callable[[], Iterator[Check]], limit_s: float) -> Iterator[Chec
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.join()
+
+
+def _received(receiver: Connection, process: ForkProcess) -> Check | None:
+    """Return what the process sends next.
+
+    Raises:
+        EOFError: the process is over; what it forked may hold its end of the pipe, so that the pipe alone does not say.
+    """
+    while not receiver.poll(POLL_S):
+        if not process.is_alive() and not receiver.poll():
+            raise EOFError
+    found: Check | None = receiver.recv()
+    return found
 
 
 def _carry_out(run: Callable[[], Iterator[Check]], sender: Connection, dump: IO[bytes], limit_s: float) -> None:

@@ -111,9 +111,8 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        records = (
-            json.loads(text) if path.suffix == ".json" else [json.loads(x) for x in text.splitlines() if x.strip()]
-        )
+        # Not splitlines(): it would tear a line at U+2028, which JSON may hold as it is.
+        records = json.loads(text) if path.suffix == ".json" else [json.loads(x) for x in text.split("\n") if x.strip()]
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file of questions") from error
     except (OSError, ValueError) as error:

@@ -63,6 +63,10 @@ class KnowledgeGraphSettings(EnvironmentSettings):
         """Refuse a setting that would do nothing."""
         if self.families is not None and self.tasks_file is not None:
             raise ValueError("families are of generated questions, and tasks_file names others; leave one of them out")
+        if self.families is not None and self.source not in sources.GENERATED:
+            raise ValueError("families are of generated questions (source: generated or freebase); leave them out")
+        if self.endpoint_graph is not None and self.endpoint is None:
+            raise ValueError("endpoint_graph is a graph of the endpoint; set endpoint, or leave endpoint_graph out")
         return self
 
 

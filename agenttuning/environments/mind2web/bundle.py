@@ -63,7 +63,7 @@ def dump(records: Iterable[dict[str, Any]], pages: list[str]) -> bytes:
 def unpack(data: bytes) -> Iterator[tuple[str, Record]]:
     """Yield the split and the record of every packed task."""
     pages: list[tuple[str, dict[str, Candidate]]] = []
-    for line in lzma.decompress(data).decode().splitlines():
+    for line in lzma.decompress(data).decode().split("\n"):
         value = json.loads(line)
         if isinstance(value, str):
             root = numbered(value)

@@ -4,10 +4,10 @@ import random
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 from xml.etree.ElementTree import Element
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agenttuning.environments.base import Environment, EnvironmentSettings, Expert, Grade, Needs, Parsed, Step
 from agenttuning.environments.families import chosen_families
@@ -51,12 +51,19 @@ class Mind2WebSettings(EnvironmentSettings):
     mistake_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.15
     """Share of the demonstrator's episodes with a mistake (never trained) and its recovery, where rounds allow it."""
 
+    @model_validator(mode="after")
+    def _no_idle_setting(self) -> Self:
+        """Refuse a setting that would do nothing."""
+        if self.path is not None and self.source != "official":
+            raise ValueError("path is for source: official; set source, or leave path out")
+        return self
+
 
 class Mind2Web(Environment):
     """Actions on recorded web pages. One action, `choose` (`letter`, `operation`, `value`)."""
 
     name: ClassVar[str] = "mind2web"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     Settings: ClassVar[type[EnvironmentSettings]] = Mind2WebSettings
     isolation: ClassVar[Literal["inline", "process"]] = "inline"
     needs: ClassVar[Needs] = Needs(cpu=0.1, memory_mb=100)
@@ -126,7 +133,7 @@ class Mind2Web(Environment):
 
     @classmethod
     def grade(cls, task: Task, evidence: dict[str, Any]) -> Grade:
-        """Play the answers again over the task's pool: share of right rounds as reward, `step_sr` as score."""
+        """Play the answers again over the task's pool; see `grading`."""
         return grading.grade_evidence(task.payload, evidence)
 
     @classmethod

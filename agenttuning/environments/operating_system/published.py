@@ -182,7 +182,7 @@ def _files(root: Path, source: str) -> list[tuple[Path, Path | None]]:
 def _json(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_text()
-        records = [json.loads(line) for line in text.splitlines() if line.strip()] if path.suffix == ".jsonl" else None
+        records = [json.loads(line) for line in text.split("\n") if line.strip()] if path.suffix == ".jsonl" else None
         records = json.loads(text) if records is None else records
     except (OSError, ValueError) as error:
         raise DataError(f"os: {path} is not readable as JSON ({error}); fetch it again") from error

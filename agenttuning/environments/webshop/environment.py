@@ -4,9 +4,9 @@ import random
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agenttuning.environments.base import Environment, EnvironmentSettings, Expert, Grade, Needs, Parsed, Step
 from agenttuning.environments.webshop import demonstration
@@ -58,6 +58,15 @@ class WebShopSettings(EnvironmentSettings):
     """What a malformed reply costs: the episode (the paper), or a turn with the parser's message."""
     mistake_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.15
     """Share of the demonstrator's episodes with a mistake (never trained) and its recovery."""
+
+    @model_validator(mode="after")
+    def _no_idle_setting(self) -> Self:
+        """Refuse a setting that would do nothing."""
+        if self.catalogue is not None and self.source != "official":
+            raise ValueError("catalogue is for source: official; set source, or leave catalogue out")
+        if self.families is not None and self.source != "generated":
+            raise ValueError("families are those of source: generated; leave them out")
+        return self
 
 
 class WebShop(Environment):
