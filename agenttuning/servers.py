@@ -57,6 +57,7 @@ class Servers:
         path = session.tuned_dir() if which == "tuned" else session.model_dir()
         say(f"serving the {which} model with vLLM behind Ray Serve")
         name = f"{session.recipe.run.name}-{which}"
-        endpoint = self._stack.enter_context(served(path, session.recipe.serving, name))
+        trusted = session.recipe.model.trust_remote_code
+        endpoint = self._stack.enter_context(served(path, session.recipe.serving, name, trusted))
         self._running = (which, endpoint)
         return endpoint

@@ -16,12 +16,14 @@ from typing import Any, Self
 
 import psutil
 
-from agenttuning.errors import ConfigurationError, StorageError
+from agenttuning.errors import ConfigurationError, DataError, StorageError
 from agenttuning.machine import cache_directory
 from agenttuning.progress import duration, say
 from agenttuning.recipe import Recipe, dump_recipe
 from agenttuning.storage import Store
 from agenttuning.storage.lease import holder
+from agenttuning.storage.manifest import MANIFEST
+from agenttuning.trajectory import content_hash
 
 MEMORY_SECONDS = 3.0
 """Time between two looks at the memory of this process and its children."""
@@ -49,7 +51,7 @@ class Session:
 
     def __enter__(self) -> Self:
         """Write the resolved recipe, where no other driver is at work under its own, and begin to watch memory."""
-        if holder(self.store.child("trajectories")) is None:
+        if self._alone():
             self.store.write("recipe.yaml", dump_recipe(self.recipe).encode())
         self._watch = threading.Thread(target=self._watch_memory, daemon=True)
         self._watch.start()
@@ -74,17 +76,17 @@ class Session:
         return resolve_model(self.recipe.model, cache_directory() / "models")
 
     def tuned_dir(self) -> Path:
-        """Return the tuned model as a local directory, fetched from the run's store where that is remote."""
-        if (root := self.store.local_path()) is not None:
-            return root / "model"
-        target = cache_directory() / "runs" / self.recipe.run.name / "model"
-        self.store.download("model", target)
-        return target
+        """Return the tuned model as a local directory, fetched from the run's store where that is remote.
+
+        Raises:
+            DataError: the run has not exported one.
+        """
+        return exported_model(self.store)
 
     def scratch(self, name: str) -> Path:
         """Return a local directory for files that libraries write themselves; the run's own where that is local."""
         root = self.store.local_path()
-        path = (root if root is not None else cache_directory() / "runs" / self.recipe.run.name) / name
+        path = (root if root is not None else _cache(self.store)) / name
         path.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -129,12 +131,17 @@ class Session:
         try:
             yield
         except BaseException:
-            with contextlib.suppress(StorageError):  # What went wrong first is what is said.
-                self._note_time(stage, started)
+            with contextlib.suppress(DataError, StorageError):  # What went wrong first is what is said.
+                if self._alone():
+                    self._note_time(stage, started)
             raise
         self._note_time(stage, started)
         if (seconds_taken := time.monotonic() - started) >= 1:
             say(f"{stage}: done in {duration(seconds_taken)}")
+
+    def _alone(self) -> bool:
+        """Return whether no driver plays in the run's directory, such as one that this one is refused for."""
+        return holder(self.store.child("trajectories")) is None
 
     def _note_time(self, stage: str, started: float) -> None:
         times = self.timings()
@@ -150,6 +157,28 @@ class Session:
     def _watch_memory(self) -> None:
         while not self._stop.wait(MEMORY_SECONDS):
             self._peak = max(self._peak, tree_memory())
+
+
+def exported_model(run: Store) -> Path:
+    """Return the model that a run exported as a local directory, fetched where the run's store is remote.
+
+    What is fetched lies under the store and the export that it is of: another run's model, or an earlier one of the
+    same run, leaves no file among it.
+
+    Raises:
+        DataError: the run has not exported one.
+    """
+    if (root := run.local_path()) is not None:
+        return root / "model"
+    manifest = run.child("export").read_json(MANIFEST)
+    target = _cache(run, content_hash([manifest["key"], manifest["info"]])) / "model"
+    run.download("model", target)
+    return target
+
+
+def _cache(run: Store, *what: str) -> Path:
+    """Return where this machine keeps files of a run whose store is remote: a place for each store and each `what`."""
+    return cache_directory() / "runs" / content_hash([run.uri, *what])
 
 
 def tree_memory() -> int:

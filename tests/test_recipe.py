@@ -69,3 +69,8 @@ def test_an_environment_has_the_papers_threshold_unless_told() -> None:
     assert recipe.environments["os"].reward_threshold == 1.0
     told = validate_recipe({"environments": {"mind2web": {"reward_threshold": 1.0}}})
     assert told.environments["mind2web"].reward_threshold == 1.0
+
+
+def test_one_number_of_tasks_counts_where_no_environment_is_named() -> None:
+    recipe = validate_recipe({"rollout": {"tasks_per_environment": 7}})
+    assert {name: spec.train_tasks for name, spec in recipe.environments.items()} == {"os": 7, "db": 7, "alfworld": 7}

@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,13 +18,15 @@ from toy_environments import Toy, install_toys  # noqa: E402
 from agenttuning import stages  # noqa: E402
 from agenttuning.environments.base import Grade  # noqa: E402
 from agenttuning.errors import BudgetExceeded, ConfigurationError, InfrastructureError  # noqa: E402
+from agenttuning.policies.base import Reply  # noqa: E402
 from agenttuning.policies.serving import Endpoint  # noqa: E402
 from agenttuning.recipe import validate_recipe  # noqa: E402
 from agenttuning.servers import Servers  # noqa: E402
 from agenttuning.session import Session  # noqa: E402
-from agenttuning.stages import rounds  # noqa: E402
+from agenttuning.stages import rounds, validating  # noqa: E402
 from agenttuning.stages.mixing import _learned  # noqa: E402
 from agenttuning.storage import Store  # noqa: E402
+from agenttuning.storage.lease import Lease  # noqa: E402
 from agenttuning.storage.manifest import begin_stage, finish_stage  # noqa: E402
 from agenttuning.storage.segments import read_trajectories  # noqa: E402
 
@@ -194,7 +197,7 @@ def test_each_round_plays_new_tasks_with_the_expert_and_the_model_of_the_last_ro
     with fake_endpoint(solver(0.0), models=[]) as fake:
 
         @contextmanager
-        def serve(path, serving, name):
+        def serve(path, serving, name, trust_remote_code):
             served.append((str(path), name))
             fake.models.append(name)
             yield Endpoint(fake.base_url, name, takes_seed=True)
@@ -249,3 +252,61 @@ def test_the_best_attempt_at_each_task_is_learned_from(recipe, capsys):
     assert _learned(kept, recipe()) == kept
     assert [t.id for t in _learned(kept, recipe(rollout={"learn_from": "best"}))] == ["a1", "b0"]
     assert "2 of 4 trajectories" in capsys.readouterr().out
+
+
+def test_a_second_driver_leaves_the_events_of_the_first(recipe, tmp_path):
+    run = Store(str(tmp_path / "runs/r"))
+    run.write("tracking/generate/events.jsonl", b'{"kind": "config"}\n')
+    refused = pytest.raises(ConfigurationError, match="another driver is at work here: playing")
+    with Lease(run.child("trajectories"), "playing"), refused:
+        generated(recipe())
+    assert run.read("tracking/generate/events.jsonl") == b'{"kind": "config"}\n'
+
+
+def test_the_model_of_an_earlier_round_is_waited_for_as_the_recipe_says_and_costs_nothing(
+    recipe, tmp_path, monkeypatch
+):
+    @contextmanager
+    def serve(path, serving, name, trust_remote_code):
+        yield Endpoint("http://here/v1", name, takes_seed=False)
+
+    monkeypatch.setattr("agenttuning.policies.serving.served", serve)
+    monkeypatch.setattr(Session, "ray", lambda session: None)
+    run = Store(str(tmp_path / "earlier"))
+    finish_stage(run.child("export"), "export", {}, {})
+    patient = {"patience_s": 7.0, "request_timeout_s": 900.0, "drop_slow": False, "top_p": 0.5}
+    paid = {"prices": {"prompt": 1.0, "completion": 1.0}, "budget": {"money": 5.0}, "api_key_env": "TEACHER"}
+    teacher = {"kind": "endpoint", "base_url": "http://teacher/v1", "model": "teacher"}
+    with rounds.earlier_model(Session(recipe(policy=teacher | patient | paid)), run) as policy:
+        assert policy.model_dump(include=set(patient)) == patient
+        assert (policy.base_url, policy.send_seed) == ("http://here/v1", False)
+        assert (policy.prices, policy.budget.money, policy.api_key_env) == (None, None, "OPENAI_API_KEY")
+
+
+@pytest.mark.ray
+def test_a_server_that_bears_no_seed_is_evaluated_without_one(cluster, recipe, tmp_path, monkeypatch):
+    nothing = SimpleNamespace(headline=dict)
+    monkeypatch.setattr("agenttuning.evaluation.general.evaluate_general", lambda *_: nothing)
+    monkeypatch.setattr(Session, "model_dir", lambda session: tmp_path)
+    tested = {"environments": {"toy": {"test_tasks": 2, "shifted_tasks": 0}}, "evaluation": {"temperature": 0.7}}
+    with fake_endpoint(solver(0.0)) as fake, Session(recipe(**tested)) as session:
+        servers = SimpleNamespace(base=lambda: Endpoint(fake.base_url, "toy-model", takes_seed=False))
+        info = stages.evaluate(session, servers, "base")
+    assert info["held_in"]["episodes"] == 2
+    assert not any("seed" in str(request) for request in fake.requests)
+
+
+def test_an_episode_that_the_world_fails_is_passed_over_by_the_validation(recipe, tmp_path, monkeypatch):
+    class Scripted:
+        def __init__(self, *_):
+            pass
+
+        async def act(self, turns, seed):
+            said = breaking({"messages": [{"content": turn.content} for turn in turns]}, 0)
+            return Reply(said if isinstance(said, str) else await said, "stop", 1, 1)
+
+    monkeypatch.setattr(validating, "Greedy", Scripted)
+    play = validating.episode_player(recipe(environments={"toy": {"test_tasks": 5}, "db": {"test_tasks": 0}}), 4)
+    assert play(tmp_path) == {"episodes": 3.0, "success": 1.0}, "of four, the one to reach 3 is lost"
+    play = validating.episode_player(recipe(environments={"toy": {"test_tasks": 1}, "db": {"test_tasks": 0}}), 4)
+    assert play(tmp_path) == {"episodes": 0.0}, "and no success is made up"

@@ -48,13 +48,14 @@ class Endpoint:
 
 
 @contextlib.contextmanager
-def served(model_path: Path, serving: Serving, name: str) -> Iterator[Endpoint]:
+def served(model_path: Path, serving: Serving, name: str, trust_remote_code: bool = False) -> Iterator[Endpoint]:
     """Serve `model_path` under `name` while the block runs.
 
     Args:
         model_path: a directory that `from_pretrained` loads.
         serving: how.
         name: names the application, its route and the model; make it of the run's name and the model's role.
+        trust_remote_code: run the model's own code.
 
     Raises:
         ConfigurationError: vLLM is missing, no such model, the cluster lacks the resources, or the engine refuses.
@@ -74,7 +75,10 @@ def served(model_path: Path, serving: Serving, name: str) -> Iterator[Endpoint]:
         # leave none for rollout actors on a machine of two.
         ingress = {"ray_actor_options": {"num_cpus": 0}}
         app = build_openai_app(
-            {"llm_configs": [_llm_config(model_path, serving, name)], "ingress_deployment_config": ingress}
+            {
+                "llm_configs": [_llm_config(model_path, serving, name, trust_remote_code)],
+                "ingress_deployment_config": ingress,
+            }
         )
         _deploy(app, route, serving.startup_timeout_s)
         try:
@@ -100,7 +104,7 @@ def _check(model_path: Path) -> None:
         )
 
 
-def _llm_config(model_path: Path, serving: Serving, name: str) -> Any:
+def _llm_config(model_path: Path, serving: Serving, name: str, trust_remote_code: bool) -> Any:
     from ray.serve.llm import LLMConfig
 
     on_cpu = serving.accelerator == "cpu"
@@ -120,7 +124,7 @@ def _llm_config(model_path: Path, serving: Serving, name: str) -> Any:
                 "max_constructor_retry_count": START_TRIES,
                 "ray_actor_options": {"num_cpus": 0},
             },
-            engine_kwargs=engine_settings(serving),
+            engine_kwargs=engine_settings(serving, trust_remote_code),
             runtime_env={"env_vars": cpu_environment(serving) if on_cpu else dict(_QUIET)},
             log_engine_metrics=False,
         )
@@ -128,7 +132,7 @@ def _llm_config(model_path: Path, serving: Serving, name: str) -> Any:
         raise ConfigurationError(f"serving: Ray Serve LLM refuses the recipe ({_last_line(error)})") from error
 
 
-def engine_settings(serving: Serving) -> dict[str, Any]:
+def engine_settings(serving: Serving, trust_remote_code: bool = False) -> dict[str, Any]:
     """Return vLLM's engine arguments."""
     return {
         "dtype": "bfloat16",
@@ -137,6 +141,7 @@ def engine_settings(serving: Serving) -> dict[str, Any]:
         "max_num_seqs": serving.max_num_seqs,
         "tensor_parallel_size": serving.tensor_parallel_size,
         "enable_prefix_caching": True,
+        "trust_remote_code": trust_remote_code,
         **serving.engine_kwargs,
     }
 

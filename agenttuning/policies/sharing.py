@@ -174,10 +174,15 @@ def shared_limits(spec: PolicySpec, run: str, spending: Spending | None = None) 
         spec: the policy whose budget it keeps.
         run: the run's id; part of the actor's name.
         spending: where money is noted before it is spent, and what earlier starts have noted.
+
+    Raises:
+        DataError: the note of earlier starts is no sum of money.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    if spending is not None:
+        spending.read()  # What is wrong with it is said here; an actor that fails to begin says little.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     kind = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here)(_SharingActor)
     actor = kind.options(name=f"agenttuning-limits-{run}").remote(limits_of(spec), spending)

@@ -34,7 +34,7 @@ from agenttuning.rollout.watch import OnProgress, Watch
 from agenttuning.rollout.worker import Report, RolloutPlan, check_environments
 from agenttuning.storage import Store
 from agenttuning.storage.index import read_index, seal
-from agenttuning.storage.lease import Lease
+from agenttuning.storage.lease import Fence, Lease
 from agenttuning.trajectory import Task
 
 __all__ = ["OnProgress", "RolloutSummary", "Tally", "play_tasks"]
@@ -69,6 +69,7 @@ def play_tasks(
     Raises:
         ConfigurationError: an environment, the endpoint or the machine is not as it must be, or another driver is at
             work in `store`.
+        DataError: the note of the money was changed by hand and is no sum of money.
         InfrastructureError: the policy has not answered any request for its whole patience.
         StorageError: the store cannot be written, or another driver took it over.
     """
@@ -90,9 +91,9 @@ def play_tasks(
             check_environments(recipe, {task.environment for task, _ in missing.values()}, policy)
             if policy.kind != "expert":
                 asyncio.run(check_endpoint(policy, plan.api_key))
-            with _limits(plan) as shared:
-                under = replace(plan, epoch=lease.epoch, shared=shared)
-                _play(wanted, missing, under, lease, ledger, summary, on_progress)
+            under = replace(plan, epoch=lease.epoch)
+            with _limits(under) as shared:
+                _play(wanted, missing, replace(under, shared=shared), lease, ledger, summary, on_progress)
         elif on_progress is not None:
             on_progress(summary.skipped, summary.total, ledger.tallies(time.monotonic()))
         stored = _only(read_index(store), wanted)
@@ -151,7 +152,8 @@ def _limits(plan: RolloutPlan) -> Iterator[Any]:
         yield None
         return
     run = f"{plan.recipe.run.name}-{uuid.uuid4().hex[:8]}"
-    with shared_limits(plan.policy, run, Spending(plan.store)) as shared:
+    spending = Spending(plan.store, Fence(plan.store, plan.epoch))
+    with shared_limits(plan.policy, run, spending) as shared:
         yield shared
 
 

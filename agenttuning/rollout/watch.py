@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from agenttuning.errors import AgentTuningError, StorageError
+from agenttuning.errors import AgentTuningError, InfrastructureError, StorageError
 from agenttuning.progress import say
 from agenttuning.rollout.actor import end_stranded
 from agenttuning.rollout.board import News
@@ -84,6 +84,7 @@ class Watch:
         """Raise what the watch has met.
 
         Raises:
+            InfrastructureError: it met an error that is none of ours, such as a broken pipe while it showed progress.
             StorageError: the lease is lost, or the store cannot be written.
         """
         if self._error is not None:
@@ -95,13 +96,17 @@ class Watch:
         while not self._over.wait(POLL_SECONDS):
             try:
                 self._look()
+                continue
             except ray.exceptions.RayError:
                 continue
             except AgentTuningError as error:
                 self._error = error
-                with contextlib.suppress(ray.exceptions.RayError):
-                    ray.get(self._board.finish.remote(), timeout=POLL_SECONDS)
-                return
+            except BaseException as error:
+                self._error = _unforeseen(error)
+                self._on_progress = None  # It may be what failed; the last look writes the index without it.
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(self._board.finish.remote(), timeout=POLL_SECONDS)
+            return
 
     def _look(self, last: bool = False) -> None:
         import ray
@@ -179,3 +184,13 @@ class Watch:
 
 def _amounts(resources: dict[str, float]) -> str:
     return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
+
+
+def _unforeseen(error: BaseException) -> InfrastructureError:
+    """Return what ends the job where watching it met an error that is none of ours, such as the end of a pipe."""
+    found = InfrastructureError(
+        f"the rollout's watch ended by an error of its own ({type(error).__name__}: {error}); where the output goes "
+        "to a pipe, see that its reader stays. Finished episodes are stored; the same command continues."
+    )
+    found.__cause__ = error
+    return found

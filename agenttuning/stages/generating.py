@@ -20,6 +20,7 @@ from agenttuning.stages.common import already, open_tracker, rules, show_on
 from agenttuning.stages.rounds import earlier_model, earlier_rounds, model_key, play_rounds
 from agenttuning.stages.tasks import build_tasks
 from agenttuning.storage import Store
+from agenttuning.storage.lease import Lease
 from agenttuning.storage.manifest import MANIFEST, StageState, begin_stage, finish_stage
 from agenttuning.trajectory import Task, content_hash
 
@@ -37,6 +38,7 @@ def generate(session: Session, servers: Servers) -> dict[str, Any]:
     """Play the train tasks; every finished episode is durable at once. Rounds before the run's own are run first.
 
     Raises:
+        ConfigurationError: another driver is at work here.
         InfrastructureError: more attempts than `rollout.allow_unfinished` could not be played.
     """
     recipe, store = session.recipe, session.store.child("trajectories")
@@ -59,6 +61,8 @@ def generate(session: Session, servers: Servers) -> dict[str, Any]:
     state = begin_stage(store, "generate", key)
     if _settled(session, state, quota):
         return already("generate", state)
+    # A second driver is refused here, before its tracker touches the events and the W&B run of the first.
+    Lease(store, f"{recipe.run.name}: about to play").release()
     session.ray()
     told: dict[str, RolloutSummary] = {}
     with contextlib.closing(_players(session, servers, earlier)) as players:

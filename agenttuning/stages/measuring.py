@@ -36,7 +36,9 @@ def evaluate(session: Session, servers: Servers, which: str) -> dict[str, Any]:
     endpoint = servers.tuned() if tuned else servers.base()
     with open_tracker(session, f"evaluate-{which}") as tracker:
         with Progress(f"evaluate {which}", len(tasks), "episodes") as bar:
-            held_in = evaluate_held_in(endpoint.base_url, endpoint.model, recipe, tasks, store, show_on(bar))
+            held_in = evaluate_held_in(
+                endpoint.base_url, endpoint.model, recipe, tasks, store, show_on(bar), send_seed=endpoint.takes_seed
+            )
         general = evaluate_general(endpoint.base_url, endpoint.model, model_dir, recipe, store)
         tracker.table("held_in", ["environment", "success", "low", "high", "episodes"], held_in.rows())
     info = {"held_in": held_in.headline(), "general": general.headline()}

@@ -46,7 +46,7 @@ def mix(session: Session, servers: Servers) -> dict[str, Any]:
     from agenttuning.rendering.renderer import renderer_for
     from agenttuning.training.encode import encode_conversations, fingerprint
 
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=recipe.model.trust_remote_code)
     renderer = renderer_for(tokenizer, str(model_dir))
     info: dict[str, Any] = {"sources": {}}
     for name in sources:

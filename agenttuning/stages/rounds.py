@@ -8,16 +8,13 @@ AgentEvol does (Xi et al. 2024, section 4).
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from agenttuning.machine import cache_directory
 from agenttuning.progress import say
 from agenttuning.recipe import PolicySpec, Recipe
 from agenttuning.servers import Servers
-from agenttuning.session import Session, run_store
+from agenttuning.session import Session, exported_model, run_store
 from agenttuning.stages.common import done_key
 from agenttuning.storage import Store
-from agenttuning.trajectory import content_hash
 
 ROUNDS = "rounds"
 
@@ -87,22 +84,13 @@ def earlier_model(session: Session, run: Store) -> Iterator[PolicySpec]:
     name = f"{run.uri.partition('?')[0].rsplit('/', 1)[-1]}-{model_key(run)[:8]}"
     say(f"serving the model of {run.uri} with vLLM behind Ray Serve")
     session.ray()
-    with served(_directory(run), recipe.serving, name) as endpoint:
-        sampling = {"temperature": recipe.policy.temperature, "top_p": recipe.policy.top_p}
+    with served(exported_model(run), recipe.serving, name, recipe.model.trust_remote_code) as endpoint:
+        # Prices, budget, key and concurrency are of the recipe's own endpoint; this one is on the run's own machines.
+        as_theirs = {"temperature", "top_p", "max_tokens", "request_timeout_s", "patience_s", "drop_slow"}
         yield PolicySpec(
             kind="endpoint",
             base_url=endpoint.base_url,
             model=endpoint.model,
-            max_tokens=recipe.policy.max_tokens,
             send_seed=endpoint.takes_seed,
-            **sampling,
+            **recipe.policy.model_dump(include=as_theirs),
         )
-
-
-def _directory(run: Store) -> Path:
-    """Return a run's model as a local directory, fetched where the run is remote."""
-    if (root := run.local_path()) is not None:
-        return root / "model"
-    target = cache_directory() / "runs" / content_hash([run.uri, model_key(run)]) / "model"
-    run.download("model", target)
-    return target

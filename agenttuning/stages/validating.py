@@ -13,10 +13,12 @@ from statistics import fmean
 from typing import Any
 
 from agenttuning.environments.base import environment_class
+from agenttuning.errors import InfrastructureError
 from agenttuning.evaluation.failures import succeeded
 from agenttuning.evaluation.held_in import test_tasks
 from agenttuning.evaluation.probe_loss import placement
 from agenttuning.policies.base import Reply
+from agenttuning.progress import say
 from agenttuning.recipe import Recipe
 from agenttuning.rollout.episode import Attempt, Limits, play_episode
 from agenttuning.rollout.isolation import SeatPool
@@ -39,7 +41,8 @@ class Greedy:
 
         from agenttuning.rendering.renderer import renderer_for
 
-        self._renderer = renderer_for(AutoTokenizer.from_pretrained(model_dir), str(model_dir))
+        tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
+        self._renderer = renderer_for(tokenizer, str(model_dir))
         self._device, dtype = placement(model_dir)
         self._model: Any = AutoModelForCausalLM.from_pretrained(
             model_dir, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
@@ -70,13 +73,18 @@ class Greedy:
 
 
 def episode_player(recipe: Recipe, episodes: int) -> Callable[[Path], dict[str, float]]:
-    """Return what plays so many test episodes, spread over the recipe's environments, with a model in a directory.
+    """Return what plays so many test episodes with a model in a directory, spread over the recipe's environments.
 
-    It crosses processes, and returns `success`, the share of episodes with full reward, and their number, `episodes`.
+    At least one is played in each environment that has test tasks, none in the others. It crosses processes. It returns
+    `episodes`, how many were played, and `success`, the share of them with full reward, where any was. An episode that
+    the world failed is passed over.
     """
-    each = -(-episodes // max(1, len(recipe.environments)))
-    few = {"test_tasks": each, "shifted_tasks": 0}
-    environments = {name: spec.model_copy(update=few) for name, spec in recipe.environments.items()}
+    tested = sum(spec.test_tasks > 0 for spec in recipe.environments.values())
+    each = -(-episodes // max(1, tested))
+    environments = {
+        name: spec.model_copy(update={"test_tasks": min(each, spec.test_tasks), "shifted_tasks": 0})
+        for name, spec in recipe.environments.items()
+    }
     return functools.partial(_play, recipe.model_copy(update={"environments": environments}).model_dump(mode="json"))
 
 
@@ -85,7 +93,8 @@ def _play(recipe_json: dict[str, Any], model_dir: Path) -> dict[str, float]:
     tasks = test_tasks(recipe)
     policy = Greedy(model_dir, recipe.evaluation.max_tokens, recipe.model.trust_remote_code)
     played = asyncio.run(_play_all(recipe, tasks, policy))
-    return {"success": fmean(map(succeeded, played)) if played else 0.0, "episodes": float(len(played))}
+    success = {"success": fmean(map(succeeded, played))} if played else {}
+    return {"episodes": float(len(played)), **success}
 
 
 async def _play_all(recipe: Recipe, tasks: list[Task], policy: Greedy) -> list[Trajectory]:
@@ -101,6 +110,8 @@ async def _play_all(recipe: Recipe, tasks: list[Task], policy: Greedy) -> list[T
                     played.append(
                         await play_episode(seat, task, policy.act, limits, attempt, demonstration=spec.demonstration)
                     )
+                except InfrastructureError as error:
+                    say(f"validation: an episode of {name} was passed over ({error})")
                 finally:
                     pool.give_back(seat)
         finally:

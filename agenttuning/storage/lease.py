@@ -89,7 +89,11 @@ class Lease:
         _HELD_HERE.add(self._record["token"])
         self._over = threading.Event()
         self._lost: AgentTuningError | None = None
-        self.epoch = _acquire(store, self._record)
+        try:
+            self.epoch = _acquire(store, self._record)
+        except BaseException:
+            _HELD_HERE.discard(self._record["token"])
+            raise
         self.fence = Fence(store, self.epoch)
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()

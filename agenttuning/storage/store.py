@@ -1,9 +1,9 @@
 """`Store`: named files below a path or an object-store URI, written atomically.
 
-A local write goes to a temporary file, is synced, and then renamed; an object store's PUT is atomic by itself. So a
-reader sees a whole file or none, and nothing is ever appended to. Object stores go through `pyarrow.fs`
-(`s3://bucket/prefix`, `gs://...`, `abfs://...`); a query such as `?endpoint_override=localhost:9000&scheme=http` is
-kept. Credentials come from the environment, never from a recipe.
+A local write goes to a temporary file, is synced and renamed, and then its directory is synced; an object store's PUT
+is atomic by itself. So a reader sees a whole file or none, and nothing is ever appended to. Object stores go through
+`pyarrow.fs` (`s3://bucket/prefix`, `gs://...`, `abfs://...`); a query such as
+`?endpoint_override=localhost:9000&scheme=http` is kept. Credentials come from the environment, never from a recipe.
 """
 
 import errno
@@ -115,13 +115,24 @@ class Store:
         return sorted(n for n in names if n.startswith(prefix) and n.endswith(suffix))
 
     def delete(self, name: str) -> None:
-        """Delete a file; a missing one is no error."""
-        if (root := self.local_path()) is not None:
-            (root / name).unlink(missing_ok=True)
+        """Delete a file; a missing one is no error.
+
+        Raises:
+            StorageError: it cannot be deleted.
+        """
+        try:
+            if (root := self.local_path()) is not None:
+                (root / name).unlink(missing_ok=True)
+            elif self.exists(name):
+                fs, base = self._connect()
+                fs.delete_file(f"{base}/{name}")
+        except FileNotFoundError:  # Another deleted it in between.
             return
-        if self.exists(name):
-            fs, base = self._connect()
-            fs.delete_file(f"{base}/{name}")
+        except OSError as error:
+            raise StorageError(
+                f"{self.uri}/{name}: cannot be deleted ({error.strerror or error}); check the path, its rights and "
+                "credentials, then run the same command again: it continues"
+            ) from error
 
     def read_json(self, name: str) -> Any:
         """Return a JSON file's value.
@@ -221,7 +232,7 @@ class Store:
 
 
 def _write_local(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_directory(path.parent)
     temporary = path.parent / f".tmp-{uuid.uuid4().hex}"
     try:
         with temporary.open("wb") as file:
@@ -229,6 +240,27 @@ def _write_local(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_directory(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _make_directory(path: Path) -> None:
+    """Make a directory and those above it; each is durable when the call returns."""
+    if not path.is_dir():
+        _make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    """Make the names in a directory durable, where its file system can."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # What some network file systems say.
+            raise
+    finally:
+        os.close(descriptor)

@@ -50,6 +50,11 @@ def test_a_small_machine_gives_all_cores_only_with_openmp_that_sleeps(monkeypatc
     assert "VLLM_CPU_NUM_OF_RESERVED_CPU" not in module.cpu_environment(Serving())
 
 
+def test_the_engine_runs_a_models_own_code_where_the_recipe_trusts_it():
+    assert module.engine_settings(Serving())["trust_remote_code"] is False
+    assert module.engine_settings(Serving(), trust_remote_code=True)["trust_remote_code"] is True
+
+
 def test_the_last_words_of_an_engine_are_found():
     trace = "Traceback (most recent call last):\n  File x\n    raise\nValueError: too few GPUs\nsee the log for more"
     assert module._last_line(trace) == "ValueError: too few GPUs"

@@ -5,8 +5,9 @@ import time
 import pytest
 from fake_endpoint import completion, fake_endpoint
 
+from agenttuning.errors import DataError
 from agenttuning.policies.sharing import limits_of, shared_limits
-from agenttuning.policies.spending import Spending
+from agenttuning.policies.spending import NOTE, Spending
 from agenttuning.recipe import PolicySpec
 from agenttuning.storage import Store
 
@@ -125,3 +126,10 @@ def test_a_dead_actor_is_told_and_ends_the_policy(ray_here):
             result = ray_here.get(player(ray_here).remote().play.remote(spec, actor, 3), timeout=60)
     assert (result["answered"], result["silent"]) == (0, True)
     assert "limits is gone" in result["failures"][0]
+
+
+def test_a_note_that_is_no_sum_of_money_is_refused_before_anything_begins(ray_here, tmp_path):
+    (tmp_path / NOTE).write_text('{"money": null}')
+    refused = pytest.raises(DataError, match=r"spending\.json: must be")
+    with refused, shared_limits(PolicySpec(), "note", Spending(Store(str(tmp_path)))):
+        pass

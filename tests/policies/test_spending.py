@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agenttuning.errors import StorageError
+from agenttuning.errors import DataError, StorageError
 from agenttuning.policies.allowance import Allowance
 from agenttuning.policies.budget import Account, Amount, Limits
 from agenttuning.policies.sharing import Ask, Sharing
 from agenttuning.policies.spending import AHEAD, NOTE, Spending
 from agenttuning.storage import Store
+from agenttuning.storage.lease import Fenced, Lease
 
 
 class Notes:
@@ -116,3 +117,27 @@ def test_a_kill_forgets_no_money(tmp_path, after):
     noted = Spending(Store(str(tmp_path))).read()
     assert spent >= 10
     assert 0.01 * spent - 1e-9 <= noted <= 0.01 * spent + 0.07 + AHEAD * 50 + 1e-9
+
+
+def test_a_driver_that_was_taken_over_leaves_the_note_of_the_new_one(tmp_path):
+    store = Store(str(tmp_path))
+    with Lease(store, "first") as first:
+        old = Spending(store, first.fence)
+        old.cover(30.0, 100.0)
+    with Lease(store, "second") as second:
+        Spending(store, second.fence).cover(60.0, 100.0)
+        with pytest.raises(Fenced):
+            old.settle(10.0)
+        with pytest.raises(Fenced):
+            old.cover(90.0, 100.0)
+    assert Spending(store).read() == 62.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["null", "[]", '{"mony": 5}', '{"money": null}', '{"money": -1}', '{"money": "5"}', '{"money": true}', '{"mo'],
+)
+def test_a_note_that_is_no_sum_of_money_is_refused_with_the_cure(tmp_path, text):
+    (tmp_path / NOTE).write_text(text)
+    with pytest.raises(DataError, match=r'spending\.json: must be \{"money": NUMBER\}.*your provider'):
+        Spending(Store(str(tmp_path))).read()

@@ -15,10 +15,11 @@ from toy_environments import install_toys, toy_task
 
 from agenttuning.errors import BudgetExceeded, ConfigurationError, InfrastructureError
 from agenttuning.recipe import EnvironmentSpec, PolicySpec, Recipe, Rollout
+from agenttuning.rollout import job
 from agenttuning.rollout.job import play_tasks
 from agenttuning.storage import Store
 from agenttuning.storage.index import read_index
-from agenttuning.storage.lease import Lease
+from agenttuning.storage.lease import Fenced, Lease
 from agenttuning.storage.segments import read_trajectories, stored_ids
 
 HERE = Path(__file__).parent
@@ -266,6 +267,26 @@ def test_the_money_ends_a_run_what_is_done_is_kept_and_more_money_continues(clus
         assert trajectory.diagnostics["cost"] == pytest.approx(len(trajectory.calls) * COST)
     assert summary.cost["toy"] == pytest.approx(sum(len(t.calls) for t in stored) * COST)
     assert summary.spent == pytest.approx(requests * COST), "episodes that were cut off have cost too"
+
+
+@pytest.mark.ray
+def test_the_note_of_the_money_is_this_drivers_alone(cluster, marks, store, monkeypatch):
+    given, limits = [], job.shared_limits
+
+    def shared_limits(spec, run, spending):
+        given.append(spending)
+        return limits(spec, run, spending)
+
+    async def told(body, number):
+        return completion(await solver(0.0)(body, number)) | {"usage": USAGE}
+
+    monkeypatch.setattr(job, "shared_limits", shared_limits)
+    with fake_endpoint(lambda body, n: told(body, n)) as fake:
+        policy = endpoint(fake, max_tokens=10, prices={"prompt": 1000.0, "completion": 1000.0}, budget={"money": 50.0})
+        summary = play_tasks([toy_task(4, i) for i in range(3)], job_recipe(marks), policy, store)
+    assert summary.spent == pytest.approx(6 * COST), "it may write while it holds the directory"
+    with pytest.raises(Fenced):
+        given[0].settle(0.5)
 
 
 def test_what_is_wrong_shows_before_anything_is_started(site, marks, store):

@@ -6,12 +6,14 @@ import threading
 
 import pytest
 from fake_endpoint import Fault, completion, fake_endpoint
-from test_job import cluster, marks, site, solver  # noqa: F401
+from test_job import cluster, endpoint, job_recipe, marks, site, solver, store  # noqa: F401
+from toy_environments import toy_task
 
 from agenttuning import stages
-from agenttuning.errors import DataError
+from agenttuning.errors import DataError, InfrastructureError
 from agenttuning.recipe import validate_recipe
 from agenttuning.rollout import watch
+from agenttuning.rollout.job import play_tasks
 from agenttuning.servers import Servers
 from agenttuning.session import Session
 from agenttuning.show import progress_text, show_run
@@ -100,3 +102,18 @@ def test_what_was_not_played_yet_is_said(tmp_path):
     recipe = validate_recipe({"run": {"name": "r", "root": str(tmp_path)}, "environments": {"toy": {}}})
     with pytest.raises(DataError, match=r"no progress\.json; run `agenttuning generate` first"):
         show_run(recipe, "progress", None, None, 5)
+
+
+@pytest.mark.ray
+def test_an_error_that_nobody_foresaw_ends_the_job_and_is_named(cluster, marks, store):  # noqa: F811
+    def broken(done, total, tallies):
+        raise SystemExit(1)  # What rich raises where its pipe is closed.
+
+    ended = pytest.raises(InfrastructureError, match=r"SystemExit: 1[\s\S]*the same command continues")
+    with fake_endpoint(solver(0.3)) as fake:
+        with ended:
+            play_tasks(
+                [toy_task(4, i) for i in range(200)], job_recipe(marks), endpoint(fake), store, on_progress=broken
+            )
+        assert len(fake.requests) < 200
+    assert store.exists(watch.PROGRESS), "the last look is as any other"

@@ -182,3 +182,22 @@ def test_releasing_into_a_new_epoch_fences_the_old_writers(store: Store) -> None
     assert holder(store) is None
     with Lease(store, "next") as second:
         assert second.epoch == 3
+
+
+def test_a_lease_that_failed_while_it_was_taken_is_free_for_its_own_process(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = Store.list
+
+    def failing(self: Store, prefix: str = "", suffix: str = "") -> list[str]:
+        names = listed(self, prefix, suffix)
+        if any("held-" in name for name in names):
+            raise StorageError("the store went away")
+        return names
+
+    monkeypatch.setattr(Store, "list", failing)
+    with pytest.raises(StorageError, match="went away"):
+        Lease(store, "playing")
+    monkeypatch.undo()
+    assert holder(store) is None
+    Lease(store, "playing again").release()

@@ -1,8 +1,11 @@
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pytest
 
 from agenttuning.errors import ConfigurationError, DataError, StorageError
@@ -81,3 +84,35 @@ def test_stages_continue_or_refuse(tmp_path: Path) -> None:
     assert begin_stage(store, "train", {"lr": 1, "s": {"a": 1}}).info == {"loss": 2}
     with pytest.raises(ConfigurationError, match=r"s\.a: 1 then, 2 now"):
         begin_stage(store, "train", {"lr": 1, "s": {"a": 2}})
+
+
+def test_what_cannot_be_deleted_is_named_with_the_cure(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write("sub/f", b"1")
+    with pytest.raises(StorageError, match=rf"{tmp_path}/sub: cannot be deleted .*check the path, its rights"):
+        store.delete("sub")
+
+    class Refusing:
+        def get_file_info(self, path: str) -> SimpleNamespace:
+            return SimpleNamespace(type=pafs.FileType.File)
+
+        def delete_file(self, path: str) -> None:
+            raise PermissionError(13, "Access Denied")
+
+    remote: Any = Store("s3://bucket/run")
+    remote._fs, remote._base = Refusing(), "bucket/run"
+    with pytest.raises(StorageError, match=r"s3://bucket/run/f: cannot be deleted \(Access Denied\).*credentials"):
+        remote.delete("f")
+
+
+def test_a_written_file_is_durable_by_its_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[str, bool]] = []
+    file = tmp_path / "a/b/f"
+
+    def fsync(descriptor: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), file.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    Store(str(tmp_path)).write("a/b/f", b"1")
+    assert synced[:2] == [(str(tmp_path), False), (str(tmp_path / "a"), False)], "directories that are new"
+    assert synced[-1] == (str(tmp_path / "a/b"), True)
