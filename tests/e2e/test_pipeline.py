@@ -89,16 +89,17 @@ def submit(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     """A local `ray start --head` that knows the object store; yields a function that submits a script to it."""
     monkeypatch.setenv("AGENTTUNING_CACHE", str(tmp_path / "cache"))
     bin_dir = Path(sys.executable).parent
-    with socket.socket() as free, socket.socket() as other:
-        free.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        port, client_port = free.getsockname()[1], other.getsockname()[1]
+    with socket.socket() as free, socket.socket() as other, socket.socket() as third:
+        for one in (free, other, third):
+            one.bind(("127.0.0.1", 0))
+        port, client_port, agent_port = (one.getsockname()[1] for one in (free, other, third))
     environment = {**os.environ, "PATH": f"{bin_dir}:{os.environ['PATH']}"}
     # Ray guards a cluster with a token once this machine has one; both sides must be told alike.
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     head = [
         str(bin_dir / "ray"), "start", "--head", "--port=0", "--num-cpus=2", f"--dashboard-port={port}",
-        f"--ray-client-server-port={client_port}", "--min-worker-port=0", "--max-worker-port=0",
+        f"--ray-client-server-port={client_port}", f"--dashboard-agent-listen-port={agent_port}",
+        "--min-worker-port=0", "--max-worker-port=0",
         "--include-dashboard=true", "--object-store-memory=300000000", "--block",
     ]  # fmt: skip
     cluster = subprocess.Popen(head, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
