@@ -12,7 +12,7 @@ HEAVY := ray or serve or model or e2e or browser or server
 
 test: setup check ## lint, types and all tests
 	.venv/bin/python -m pytest -n 2 -m "not ($(HEAVY))"
-	.venv/bin/python -m pytest -m "$(HEAVY)"
+	.venv/bin/python -m pytest -n 2 --dist worksteal -m "$(HEAVY)"
 
 check: ## lint, format and strict types
 	.venv/bin/ruff check .

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "agenttuning"
 FLOORS = [
     {"trajectory", "errors", "recipe"},
-    {"storage", "tracking", "progress", "machine"},
+    {"storage", "tracking", "progress", "machine", "reading"},
     {"environments", "policies", "conversations", "rendering", "models"},
     {"instructions", "rollout", "curation", "training"},
     {"evaluation", "report"},

@@ -38,6 +38,7 @@ from agenttuning.curation.runs import merged_lines, write_run
 from agenttuning.curation.settle import Settled, report_on, settle
 from agenttuning.curation.tables import ROWS, lines, parquet
 from agenttuning.errors import AgentTuningError, DataError
+from agenttuning.reading import reading
 from agenttuning.recipe import Recipe
 from agenttuning.storage import Store
 from agenttuning.storage.segments import (
@@ -162,12 +163,13 @@ def _judge_on_ray(
         rows = [{"run": name, "units": orjson.dumps(units).decode()} for name, units in runs.items()]
         items = ray.data.from_items(rows, override_num_blocks=len(rows))
         judge_batch = partial(_judge_batch, work=work, recipe=recipe, names=names)
-        for row in items.map_batches(judge_batch, batch_size=1).iter_rows():
-            if row["error"] is not None:
-                kind, message = row["error"].split("\n", 1)
-                raise _ERRORS.get(kind, DataError)(message)
-            done += len(runs[row["run"]])
-            on_progress(done, total)
+        with reading(items.map_batches(judge_batch, batch_size=1).iter_rows()) as rows_judged:
+            for row in rows_judged:
+                if row["error"] is not None:
+                    kind, message = row["error"].split("\n", 1)
+                    raise _ERRORS.get(kind, DataError)(message)
+                done += len(runs[row["run"]])
+                on_progress(done, total)
     finally:
         context.enable_progress_bars = bars
 

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from agenttuning.reading import reading
 from agenttuning.recipe import Rollout
 from agenttuning.rollout.board import BEAT_SECONDS, FREE_SECONDS, Board, News
 from agenttuning.rollout.worker import EpisodeWorker, Report, RolloutPlan, World
@@ -147,7 +148,7 @@ def run_pass(attempts: Sequence[tuple[Task, int]], plan: RolloutPlan, board: Any
             compute=_pool(ray.data.ActorPoolStrategy, rollout, len(attempts), block),
             fn_constructor_args=(plan, board),
         )
-    with contextlib.closing(iter(index.iter_batches(batch_size=None, prefetch_batches=0))) as batches:
+    with reading(index.iter_batches(batch_size=None, prefetch_batches=0)) as batches:
         left, in_progress = len(attempts), False
         try:
             for batch in batches:

@@ -49,6 +49,13 @@ class Node:
                 continue
         return found
 
+    def told(self) -> str:
+        """What `ray start` printed."""
+        return (self.scratch / "start.log").read_text(errors="replace")
+
+    def started(self) -> bool:
+        return self.process.poll() is None and "Ray runtime started" in self.told()
+
     def kill(self) -> None:
         """SIGKILL to every process of the node, and its disk is gone."""
         doomed = [*self.pids(), self.process.pid]
@@ -65,9 +72,21 @@ class Nodes:
     head: Node
     workers: list[Node] = field(default_factory=list)
 
-    def add(self, cpus: int = 1, **options: str) -> Node:
+    def add(self, cpus: int = 1, *, settled: bool = True, **options: str) -> Node:
+        """Start a node, and wait until it is one of the cluster's.
+
+        Nodes that start at the same moment may pick the same free port, of which one dies: it is started again.
+        """
         extra = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-        node = _start([f"--address={self.address}", f"--num-cpus={cpus}", *extra], self.environment)
+        command = [f"--address={self.address}", f"--num-cpus={cpus}", *extra]
+        node = _start(command, self.environment)
+        deadline = time.monotonic() + 90
+        while settled and not node.started():
+            assert time.monotonic() < deadline, f"a node does not start:\n{node.told()}"
+            if node.process.poll() is not None:
+                node.kill()
+                node = _start(command, self.environment)
+            time.sleep(0.2)
         self.workers.append(node)
         return node
 
@@ -119,7 +138,10 @@ def wait_until(what, seconds: float, complaint: str) -> None:
 
 @contextmanager
 def object_store() -> Iterator[tuple[str, dict[str, str]]]:
-    """An S3 API on loopback with one bucket: a root URI, and the credentials for it."""
+    """An S3 API on loopback with one bucket: a root URI, and the credentials for it.
+
+    All such servers of one process show the same buckets, so each has a bucket of its own name.
+    """
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -131,8 +153,9 @@ def object_store() -> Iterator[tuple[str, dict[str, str]]]:
         "s3", endpoint_url=f"http://{host}:{port}", aws_access_key_id="k", aws_secret_access_key="s",
         region_name="us-east-1",
     )  # fmt: skip
-    client.create_bucket(Bucket="bucket")
-    yield f"s3://bucket/runs?scheme=http&endpoint_override={host}:{port}&region=us-east-1", keys
+    bucket = f"bucket-{secrets.token_hex(4)}"
+    client.create_bucket(Bucket=bucket)
+    yield f"s3://{bucket}/runs?scheme=http&endpoint_override={host}:{port}&region=us-east-1", keys
     server.stop()
 
 

@@ -169,7 +169,7 @@ def disturb(cluster, drivers, rng, victim, marks):
     elif victim == "node":
         node: Node = cluster.workers.pop(rng.randrange(len(cluster.workers)))
         node.kill()
-        cluster.add()
+        cluster.add(settled=False)
     return victim
 
 

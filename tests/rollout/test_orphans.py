@@ -43,6 +43,7 @@ def test_the_orphan_of_a_dead_driver_writes_nothing_after_the_takeover(tmp_path,
                 return {pid for pid, _ in marked(marks, "reset")}
 
             def work_everywhere():
+                assert drivers.running.poll() is None, log_path.read_text()[-4000:]
                 return all(players() & set(node.pids()) for node in (first, second))
 
             wait_until(work_everywhere, 150, "two nodes do not play")
