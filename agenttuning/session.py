@@ -100,6 +100,8 @@ class Session:
 
         if ray.is_initialized():
             return
+        from agenttuning.policies.serving import ray_environment
+
         address = self.recipe.cluster.address or os.environ.get("RAY_ADDRESS")
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -110,6 +112,8 @@ class Session:
             if address:
                 ray.init(address=address, **quiet)
                 return
+            for name, value in ray_environment().items():
+                os.environ.setdefault(name, value)
             ray.init(
                 address="local",
                 num_cpus=self.recipe.cluster.cpus,

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-EPISODES, IN_FLIGHT, MAX_TOKENS, CONTEXT, STEPS = 192, 32, 64, 2048, 4
+EPISODES, IN_FLIGHT, MAX_TOKENS, CONTEXT, STEPS = 384, 32, 64, 2048, 4
 
 
 def through_serve(scratch: Path, episodes: int = EPISODES) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def through_serve(scratch: Path, episodes: int = EPISODES) -> dict[str, Any]:
     from agenttuning.environments.base import make_environment
     from agenttuning.machine import cache_directory
     from agenttuning.models import resolve_model
-    from agenttuning.policies.serving import served
+    from agenttuning.policies.serving import ray_environment, served
     from agenttuning.recipe import EnvironmentSpec, Model, PolicySpec, Recipe, Rollout, Serving
 
     model = resolve_model(Model(), cache_directory() / "models")
@@ -39,6 +39,7 @@ def through_serve(scratch: Path, episodes: int = EPISODES) -> dict[str, Any]:
     recipe = Recipe(environments={"db": EnvironmentSpec(max_steps=STEPS)}, rollout=rollout)
     with make_environment("db", {}, None) as environment:
         tasks = list(environment.tasks("train", episodes + min(episodes, IN_FLIGHT), 0))
+    os.environ.update(ray_environment())
     ray.init(address="local", include_dashboard=False, object_store_memory=300 * 2**20, log_to_driver=False)
     try:
         with served(model, serving, "benchmark") as endpoint:

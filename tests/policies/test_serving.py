@@ -1,4 +1,5 @@
 import asyncio
+import os
 import subprocess
 import sys
 import urllib.error
@@ -55,6 +56,20 @@ def test_the_engine_runs_a_models_own_code_where_the_recipe_trusts_it():
     assert module.engine_settings(Serving(), trust_remote_code=True)["trust_remote_code"] is True
 
 
+def test_requests_are_forwarded_by_haproxy_where_it_is_installed(monkeypatch):
+    wanted = module.ray_environment()
+    assert wanted["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+    assert wanted["RAY_SERVE_HAPROXY_STATS_PORT"] != wanted["RAY_SERVE_HAPROXY_METRICS_PORT"]
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    assert module.ray_environment() == {}
+
+
+def test_a_fixed_number_of_replicas_is_not_scaled():
+    assert module._replicas(Serving(replicas=(2, 2))) == {"num_replicas": 2}
+    bounds = module._replicas(Serving(replicas=(1, 3)))["autoscaling_config"]
+    assert (bounds["min_replicas"], bounds["max_replicas"]) == (1, 3)
+
+
 def test_the_last_words_of_an_engine_are_found():
     trace = "Traceback (most recent call last):\n  File x\n    raise\nValueError: too few GPUs\nsee the log for more"
     assert module._last_line(trace) == "ValueError: too few GPUs"
@@ -77,6 +92,8 @@ def test_a_model_is_served_used_and_taken_down(tiny_model):
 def serve_for_real(model: str) -> None:
     """Runs in a process of its own, so that a broken engine cannot harm other tests."""
     import ray
+
+    os.environ.update(module.ray_environment())
     from ray import serve
 
     ray.init(
