@@ -12,6 +12,7 @@ from rollouts_world import (
     LATENCY,
     REFUSED,
     RETRY_AFTER_S,
+    STEP_S,
     STEPS,
     TIMEOUT_S,
     endpoint,
@@ -42,7 +43,7 @@ def schedules(sizes: dict[str, int], faults: bool, scratch: Path) -> dict[str, A
     from rollouts_peers import timed
 
     found: dict[str, Any] = {}
-    tasks = [task(number) for number in range(sizes["episodes"])]
+    tasks = [task(number, step_s=STEP_S) for number in range(sizes["episodes"])]
     tools = TOOLS if faults else ()
     for way in ("sequential", *tools, *BETTER, "job"):
         count = sizes["sequential"] if way == "sequential" else len(tasks) // SHARES.get(way, 1)

@@ -152,8 +152,8 @@ def batches(tasks: list[Task], url: str, at_once: int, timeout_s: float, wait: W
                 batch = [Episode(task) for task in tasks[first : first + at_once]]
                 while going := [e for e in batch if not e.done]:
                     replies = await asyncio.gather(*(aiohttp_ask(session, url, e.messages(), wait) for e in going))
-                    for episode, reply in zip(going, replies, strict=True):
-                        episode.take(reply)
+                    steps = zip(going, replies, strict=True)
+                    await asyncio.gather(*(asyncio.to_thread(e.take, reply) for e, reply in steps))
 
     asyncio.run(play_all())
 

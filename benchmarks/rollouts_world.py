@@ -28,6 +28,9 @@ from agenttuning.trajectory import Action, Task
 
 STEPS = 5
 """Steps of an episode: as many replies of the endpoint."""
+STEP_S = 0.005
+"""Time of a step where schedules are compared: a command in the sandbox of the `os` environment takes as long
+(`results/environments.json`)."""
 CAPACITY, LATENCY, JITTER = 64, 0.2, 0.25
 TIMEOUT_S = 5.0
 """Of all clients."""
@@ -53,11 +56,12 @@ class Count(Environment):
 
     def reset(self, task: Task) -> str:
         """Set the task up."""
-        self._left = int(task.payload["steps"])
+        self._left, self._step_s = int(task.payload["steps"]), float(task.payload["step_s"])
         return f"{task.instruction} {self._left} left."
 
     def step(self, action: Action) -> Step:
-        """Count one down."""
+        """Count one down, in the time that the task says."""
+        time.sleep(self._step_s)
         self._left -= 1
         return Step(f"{self._left} left.", done=self._left == 0)
 
@@ -87,8 +91,9 @@ class Count(Environment):
             yield Move("", Action(name="next"))
 
 
-def task(number: int, steps: int = STEPS) -> Task:
-    return Task(environment="count", split="train", instruction=f"Count task {number}.", payload={"steps": steps})
+def task(number: int, steps: int = STEPS, step_s: float = 0.0) -> Task:
+    payload = {"steps": steps, "step_s": step_s}
+    return Task(environment="count", split="train", instruction=f"Count task {number}.", payload=payload)
 
 
 def install(root: Path) -> Path:

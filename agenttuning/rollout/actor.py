@@ -13,6 +13,7 @@ their episodes in its next pass.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import threading
 import traceback
@@ -32,6 +33,8 @@ from agenttuning.trajectory import Task
 
 LONGEST_BLOCK = 8
 """Most tasks in one block: a block is reported when its longest episode is over."""
+GARBAGE = 20_000
+"""New objects after which an actor's garbage collector looks at the young ones; by default it is far fewer."""
 ACTOR_START_DEATHS = 10
 """Deaths of starting actors in a row that end the job."""
 BOARD_CALLS = 10_000
@@ -59,6 +62,9 @@ class RolloutActor:
         if restarted:
             board.note.remote("", World.ACTOR_LOST.value)
         self._worker = self._await(self._make_worker(plan, stored))
+        # A full collection over all that is imported would hold up every episode for a tenth of a second.
+        gc.freeze()
+        gc.set_threshold(GARBAGE)
         asyncio.run_coroutine_threadsafe(self._leave_at_the_end(context.current_actor), self._loop)
         asyncio.run_coroutine_threadsafe(self._beat(), self._loop)
 
