@@ -2,8 +2,8 @@
 
     python benchmarks/rollouts.py [--vllm] [--only PART ...]
 
-All parts play the environment of `rollouts_world` against its endpoint on loopback, which is a process of its own. Where
-schedules are compared, a step of the environment takes 5 ms, as a command of the `os` environment; elsewhere none.
+All parts play the environment of `rollouts_world` against its endpoint on loopback, which is a process of its own.
+Where schedules are compared, a step of the environment takes 5 ms, as a command of the `os` environment does.
 
 - `ratios.vs_sequential`: episodes per second of one job against one episode after another, under faults;
 - `ratios.vs_best_other`: under faults, against the better of `agentbench` and `fireact`, thread pool and lock-step
