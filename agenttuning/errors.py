@@ -64,3 +64,5 @@ class StorageError(AgentTuningError):
     """The run directory cannot be written or reached: a full disk, a refused key, no network."""
 
     exit_code = 5
+    may_pass = True
+    """Whether the same may succeed a little later, where the store is an object store."""

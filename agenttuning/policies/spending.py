@@ -4,6 +4,9 @@ Under any limit of the budget, the note is never below what may be spent: it is 
 process that asked for it, and a part of the budget ahead, so that few writes do. After a kill it may therefore be above
 what was spent, by that part and by what was reserved for requests in flight; after a good end it is exact.
 
+The directories of one run's rounds have one budget: each has a note of what was spent there, and what the others note
+counts in every sum here.
+
 With prices and no limit at all there are no leases: requests are sent unasked, and the note follows what the processes
 report, about every second. A kill then forgets what was spent since.
 """
@@ -14,6 +17,7 @@ import time
 from agenttuning.errors import DataError
 from agenttuning.storage import Store
 from agenttuning.storage.lease import Fence
+from agenttuning.storage.patience import patiently
 
 NOTE = "spending.json"
 AHEAD = 0.02
@@ -28,27 +32,31 @@ class Spending:
     Args:
         store: the directory.
         fence: of the driver that writes; unset, the directory has no drivers.
+        elsewhere: money of the same budget that was spent in other directories.
     """
 
-    def __init__(self, store: Store, fence: Fence | None = None) -> None:
+    def __init__(self, store: Store, fence: Fence | None = None, elsewhere: float = 0.0) -> None:
         self._store = store
         self._fence = fence
+        self._elsewhere = elsewhere
         self._noted: float | None = None
         self._written_at = float("-inf")
 
     def read(self) -> float:
-        """Return the money that is noted, in the currency of the recipe's prices; 0 where nothing is.
+        """Return the money that is noted, and spent elsewhere, in the currency of the recipe's prices.
 
         Raises:
             DataError: the note was changed by hand and is no sum of money.
             StorageError: the store does not answer.
         """
         if self._noted is None:
-            self._noted = self._stored() if self._store.exists(NOTE) else 0.0
+            self._noted = self._elsewhere + (self._stored() if self._store.exists(NOTE) else 0.0)
         return self._noted
 
     def cover(self, money: float, most: float | None) -> None:
         """Note at least `money`, and some ahead of it, within the budget `most`; durable when the call returns.
+
+        Waits for an object store that stumbles: meanwhile nothing more may be spent.
 
         Raises:
             Fenced: another driver has taken the directory over.
@@ -67,10 +75,13 @@ class Spending:
             StorageError: the store cannot be written.
         """
         if money != self.read():
-            if self._fence is not None:
-                self._fence.check()
-            self._store.write_json(NOTE, {"money": money})
+            patiently(self._store, lambda: self._write(max(0.0, money - self._elsewhere)))
             self._noted, self._written_at = money, time.monotonic()
+
+    def _write(self, money: float) -> None:
+        if self._fence is not None:
+            self._fence.check()
+        self._store.write_json(NOTE, {"money": money})
 
     def _stored(self) -> float:
         try:

@@ -7,18 +7,14 @@ for a while under the same name, which changes nothing where the first try had a
 """
 
 import asyncio
-import time
 import uuid
 from collections.abc import Callable
 
-from agenttuning.errors import StorageError
-from agenttuning.storage.index import Entry, entry_of, epoch_name
-from agenttuning.storage.lease import Fence, Fenced
+from agenttuning.storage.index import Entry, epoch_name
+from agenttuning.storage.lease import Fence
+from agenttuning.storage.patience import patiently
 from agenttuning.storage.segments import commit_segment
 from agenttuning.trajectory import Trajectory
-
-REMOTE_PATIENCE_S = 60.0
-"""How long a write to an object store is tried again."""
 
 OnCommit = Callable[[list[Entry]], None]
 """Called in the event loop with the entries of each segment that became durable."""
@@ -62,15 +58,8 @@ class Committer:
             self._on_commit(entries)
 
     def _write(self, number: int, segment: list[Trajectory]) -> list[Entry]:
-        store = self._fence.store
-        patience = REMOTE_PATIENCE_S if store.local_path() is None else 0.0
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                self._fence.check()
-                name = commit_segment(store, self._writer, number, segment)
-                return [entry_of(trajectory, name) for trajectory in segment]
-            except StorageError as error:
-                if isinstance(error, Fenced) or time.monotonic() > deadline:
-                    raise
-                time.sleep(1.0)
+        def commit() -> list[Entry]:
+            self._fence.check()
+            return commit_segment(self._fence.store, self._writer, number, segment)
+
+        return patiently(self._fence.store, commit)

@@ -30,11 +30,12 @@ from agenttuning.recipe import PolicySpec, Recipe
 from agenttuning.rollout.actor import BUG, make_board, run_pass
 from agenttuning.rollout.summary import KEPT_FAILURES, RolloutSummary, add_stored
 from agenttuning.rollout.tally import Ledger, Tally
-from agenttuning.rollout.watch import OnProgress, Watch
+from agenttuning.rollout.watch import OnProgress, Watch, failures_before
 from agenttuning.rollout.worker import Report, RolloutPlan, check_environments
 from agenttuning.storage import Store
 from agenttuning.storage.index import read_index, seal
 from agenttuning.storage.lease import Fence, Lease
+from agenttuning.storage.patience import patiently
 from agenttuning.trajectory import Task
 
 __all__ = ["OnProgress", "RolloutSummary", "Tally", "play_tasks"]
@@ -52,6 +53,7 @@ def play_tasks(
     on_progress: OnProgress | None = None,
     temperatures: tuple[float, ...] = (),
     quota: Mapping[str, int] | None = None,
+    spent_elsewhere: float = 0.0,
 ) -> RolloutSummary:
     """Play `recipe.rollout.attempts` attempts at every task and store every finished episode.
 
@@ -65,6 +67,7 @@ def play_tasks(
         on_progress: see `OnProgress`; called from another thread.
         temperatures: of the attempts in turn; none: the policy's own.
         quota: kept episodes that are enough, by environment: its remaining attempts are then left.
+        spent_elsewhere: money of the policy's budget that was spent in other directories.
 
     Raises:
         ConfigurationError: an environment, the endpoint or the machine is not as it must be, or another driver is at
@@ -85,6 +88,7 @@ def play_tasks(
         before = _only(seal(store, lease.epoch), wanted)
         ledger = Ledger(totals, thresholds, quota or {})
         ledger.found(*_stored_counts(before, thresholds))
+        ledger.failed_before(failures_before(store))
         summary = RolloutSummary(total=len(wanted), skipped=before.num_rows)
         missing = _still_wanted(wanted, before, ledger)
         if missing:
@@ -92,11 +96,11 @@ def play_tasks(
             if policy.kind != "expert":
                 asyncio.run(check_endpoint(policy, plan.api_key))
             under = replace(plan, epoch=lease.epoch)
-            with _limits(under) as shared:
+            with _limits(under, spent_elsewhere) as shared:
                 _play(wanted, missing, replace(under, shared=shared), lease, ledger, summary, on_progress)
         elif on_progress is not None:
             on_progress(summary.skipped, summary.total, ledger.tallies(time.monotonic()))
-        stored = _only(read_index(store), wanted)
+        stored = _only(patiently(store, lambda: read_index(store)), wanted)
         add_stored(summary, stored, before.column("id"), thresholds)
         summary.unfinished = len(_still_wanted(wanted, stored, ledger))
         summary.unneeded = summary.total - stored.num_rows - summary.unfinished
@@ -134,25 +138,28 @@ def _play(
                         watch.check()
                         _heed(report, summary)
                 watch.check()
-                left = _still_wanted(left, _only(read_index(plan.store), wanted), ledger)
+                stored = patiently(plan.store, lambda: read_index(plan.store))
+                left = _still_wanted(left, _only(stored, wanted), ledger)
                 now, wait = time.monotonic(), retry_wait(passes, None, random.random())
                 for identifier in left:
                     first_failure.setdefault(identifier, now)
                 left = {i: attempt for i, attempt in left.items() if now + wait < first_failure[i] + patience}
                 if left:
                     time.sleep(wait)
+                    with _named_errors():
+                        ray.get(board.begin.remote())
     finally:
         ray.kill(board)
 
 
 @contextlib.contextmanager
-def _limits(plan: RolloutPlan) -> Iterator[Any]:
+def _limits(plan: RolloutPlan, spent_elsewhere: float) -> Iterator[Any]:
     """Keep the endpoint's limits for all actors, with what earlier calls have spent; None for an expert."""
     if plan.policy.kind == "expert":
         yield None
         return
     run = f"{plan.recipe.run.name}-{uuid.uuid4().hex[:8]}"
-    spending = Spending(plan.store, Fence(plan.store, plan.epoch))
+    spending = Spending(plan.store, Fence(plan.store, plan.epoch), spent_elsewhere)
     with shared_limits(plan.policy, run, spending) as shared:
         yield shared
 

@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from agenttuning.environments.base import environment_class
 from agenttuning.errors import ConfigurationError, DataError
+from agenttuning.rollout.given import grade_of
 from agenttuning.storage import Store
-from agenttuning.storage.index import Entry, entries_table, entry_of, epoch_name, seal, segment_names
+from agenttuning.storage.index import Entry, entries_table, epoch_name, seal, segment_names
 from agenttuning.storage.lease import Lease
 from agenttuning.storage.segments import commit_segment, read_segment
-from agenttuning.trajectory import Trajectory
+from agenttuning.trajectory import UNGRADED, Outcome, Trajectory
 
 RESCORED = "rescored"
 GRADER = "grader"
@@ -79,19 +81,24 @@ def rescore(
             pass
         return report
     with Lease(store, "rescoring") as lease:
-        seal(store, lease.epoch)
-        entries: list[Entry] = []
-        written = 0
+        before = seal(store, lease.epoch)
+        writer, replaced, entries = epoch_name(lease.epoch, RESCORED), list[str](), list[Entry]()
         for name, trajectories, changed in _graded(store, thresholds, report, on_progress):
             if changed:
-                written += 1
-                name = commit_segment(store, epoch_name(lease.epoch, RESCORED), written, trajectories, folder=RESCORED)
-            entries += [entry_of(t, name) for t in trajectories]
+                replaced.append(name)
+                entries += commit_segment(store, writer, len(replaced), trajectories, folder=RESCORED)
         if report.changes:
             table = pa.Table.from_pylist(report.changes, schema=CHANGES_SCHEMA)
             store.write_table(f"{RESCORED}/{epoch_name(lease.epoch, 'changes')}.parquet", table)
-            lease.release_into(lambda epoch: seal(store, epoch, entries_table(entries)))
+            others = before.filter(pc.invert(pc.is_in(before.column("segment"), pa.array(replaced, pa.string()))))
+            after = pa.concat_tables([others, entries_table(entries)])
+            lease.release_into(lambda epoch: seal(store, epoch, after))
     return report
+
+
+def rescored_segments(store: Store) -> list[str]:
+    """Return the names of the segments that count in place of others, graded anew."""
+    return [name for name in segment_names(store) if name.startswith(f"{RESCORED}/")]
 
 
 def _graded(
@@ -122,16 +129,21 @@ def _regrade(trajectory: Trajectory) -> Trajectory:
         return trajectory
     cls = environment_class(trajectory.task.environment)
     try:
-        grade = cls.grade(trajectory.task, trajectory.evidence)
+        grade = grade_of(cls.grade(trajectory.task, trajectory.evidence))
     except Exception as error:
         raise DataError(
             f"trajectory {trajectory.id}: the grader of {cls.name!r} (version {cls.version}) cannot read its evidence "
             f"({type(error).__name__}: {error}); let `grade` accept what earlier versions stored, or play it again"
         ) from error
-    if (grade.reward, grade.score) == (trajectory.reward, trajectory.score):
+    ungraded = trajectory.diagnostics.get(UNGRADED)
+    if ungraded is None and (grade.reward, grade.score) == (trajectory.reward, trajectory.score):
         return trajectory
-    versions = {**trajectory.versions, GRADER: cls.version}
-    return trajectory.model_copy(update={"reward": grade.reward, "score": grade.score, "versions": versions})
+    update: dict[str, Any] = {"reward": grade.reward, "score": grade.score}
+    update["versions"] = {**trajectory.versions, GRADER: cls.version}
+    if ungraded is not None:
+        update["outcome"] = Outcome(ungraded)
+        update["diagnostics"] = {k: v for k, v in trajectory.diagnostics.items() if k not in (UNGRADED, "last_error")}
+    return trajectory.model_copy(update=update)
 
 
 def _count(report: RescoreReport, old: Trajectory, new: Trajectory, thresholds: dict[str, float]) -> None:

@@ -47,7 +47,7 @@ class RolloutSummary:
     best: dict[str, float] = field(default_factory=dict)
     """Mean reward of each task's best attempt, where there are several."""
     retried: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Infrastructure failures that were tried again, by environment and kind."""
+    """Infrastructure failures that were tried again, by environment and kind, over all calls."""
     steps: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -61,6 +61,21 @@ class RolloutSummary:
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as plain JSON values."""
         return asdict(self)
+
+    def text(self) -> str:
+        """Return what is stored, and what it took, in a sentence for people."""
+        stored = self.total - self.unneeded - self.unfinished
+        parts = [f"{stored} of {self.total} attempts stored, {sum(self.kept.values())} with their reward"]
+        if self.unneeded:
+            parts.append(f"{self.unneeded} unneeded")
+        if self.pass_at:
+            most = {name: list(chances.items())[-1] for name, chances in self.pass_at.items()}
+            parts.append(", ".join(f"pass@{k} of {name} {chance:.2f}" for name, (k, chance) in most.items()))
+        failed = [
+            f"{name} {count} {kind}" for name, kinds in self.retried.items() for kind, count in sorted(kinds.items())
+        ]
+        parts.append(f"tried again after {', '.join(failed)}" if failed else "no infrastructure failures")
+        return "; ".join(parts)
 
 
 def add_stored(summary: RolloutSummary, stored: pa.Table, before: pa.Array, thresholds: dict[str, float]) -> None:

@@ -33,7 +33,7 @@ class Tally:
     quota: int | None = None
     """Kept episodes that are enough; None: all are played."""
     failures: dict[str, int] = field(default_factory=dict)
-    """Infrastructure failures of this call by kind: each was tried again."""
+    """Infrastructure failures of all calls by kind: each was tried again."""
     episodes_per_second: float = 0.0
     tokens_per_second: float = 0.0
     """Prompt and completion tokens of finished episodes."""
@@ -90,7 +90,8 @@ class Ledger:
         self.quota = quota
         self._counts: dict[str, Counter[str]] = {name: Counter() for name in totals}
         self._sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in totals}
-        self._failures: dict[tuple[str, str], int] = {}
+        self._past: Counter[tuple[str, str]] = Counter()
+        self._failures: Counter[tuple[str, str]] = Counter()
         self._recent: deque[tuple[float, str, int, int]] = deque()
         self._started: float | None = None
 
@@ -98,6 +99,12 @@ class Ledger:
         """Add what was stored before this call, by environment."""
         for name, counts in self._counts.items():
             counts.update(done=done.get(name, 0), kept=kept.get(name, 0))
+
+    def failed_before(self, failures: Mapping[str, Mapping[str, int]]) -> None:
+        """Set the infrastructure failures of earlier calls, as `failures` returned them."""
+        for name, kinds in failures.items():
+            self._past.update({("" if name == ALL else name, kind): count for kind, count in kinds.items()})
+        self._failures = Counter(self._past)
 
     def played(self, entries: Iterable[Entry], now: float) -> None:
         """Add what this call stored, at `now` seconds of a monotonic clock."""
@@ -121,11 +128,11 @@ class Ledger:
             self._recent.popleft()
 
     def failed(self, failures: Mapping[tuple[str, str], int]) -> None:
-        """Set the infrastructure failures so far, by environment and kind."""
-        self._failures = dict(failures)
+        """Set the infrastructure failures of this call so far, by environment and kind."""
+        self._failures = self._past + Counter(failures)
 
     def failures(self) -> dict[str, dict[str, int]]:
-        """Return infrastructure failures by environment and kind; those of none under `ALL`."""
+        """Return the infrastructure failures of all calls by environment and kind; those of none under `ALL`."""
         found: dict[str, dict[str, int]] = {}
         for (environment, kind), count in sorted(self._failures.items()):
             found.setdefault(environment or ALL, {})[kind] = count

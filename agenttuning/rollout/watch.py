@@ -12,14 +12,16 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from agenttuning.errors import AgentTuningError, InfrastructureError, StorageError
+from agenttuning.errors import AgentTuningError, DataError, InfrastructureError, StorageError
 from agenttuning.progress import say
 from agenttuning.rollout.actor import end_stranded
 from agenttuning.rollout.board import News
 from agenttuning.rollout.tally import Ledger, Tally
 from agenttuning.rollout.worker import RolloutPlan
+from agenttuning.storage import Store
 from agenttuning.storage.index import Entry, write_index
 from agenttuning.storage.lease import Lease
+from agenttuning.storage.patience import patience_of
 
 POLL_SECONDS = 1.0
 INDEX_SECONDS = 30.0
@@ -32,6 +34,15 @@ PROGRESS = "progress.json"
 
 OnProgress = Callable[[int, int, dict[str, Tally]], None]
 """Called about every second with attempts done, attempts in all, and the tallies by environment."""
+
+
+def failures_before(store: Store) -> dict[str, dict[str, int]]:
+    """Return the infrastructure failures that earlier calls counted in a directory, none where that cannot be told."""
+    try:
+        told = store.read_json(PROGRESS)["failures"] if store.exists(PROGRESS) else {}
+        return {str(name): {str(kind): int(count) for kind, count in kinds.items()} for name, kinds in told.items()}
+    except (DataError, LookupError, TypeError, ValueError, AttributeError):
+        return {}
 
 
 class Watch:
@@ -55,6 +66,7 @@ class Watch:
         self._on_progress = on_progress
         self._pending: list[Entry] = []
         self._files = 0
+        self._failing_since: float | None = None
         self._last_index = self._last_file = self._last_actor = time.monotonic()
         self._started = time.time()
         self._warned = False
@@ -126,10 +138,19 @@ class Watch:
         self._see_to_actors(news, now)
 
     def _write_index(self, now: float, last: bool) -> None:
-        if self._pending and (last or now - self._last_index > INDEX_SECONDS):
-            self._files += 1
-            write_index(self._plan.store, self._lease.epoch, self._files, self._pending)
-            self._pending, self._last_index = [], now
+        """Write what is not in the index; an object store that stumbles is tried again at the next look."""
+        if not self._pending or not (last or now - self._last_index > INDEX_SECONDS):
+            return
+        try:
+            write_index(self._plan.store, self._lease.epoch, self._files + 1, self._pending)
+        except StorageError as error:
+            if self._failing_since is None:
+                self._failing_since = now
+            if not error.may_pass or now - self._failing_since >= patience_of(self._plan.store):
+                raise
+            return
+        self._files += 1
+        self._pending, self._last_index, self._failing_since = [], now, None
 
     def _write_progress(self, news: News, tallies: dict[str, Tally], now: float, last: bool) -> None:
         if not last and now - self._last_file < PROGRESS_SECONDS:

@@ -3,7 +3,8 @@
 Reading 100,000 stored episodes only to learn what is left would be gigabytes. So the holder of a directory's lease
 (`agenttuning.storage.lease`) writes the essentials of every stored episode beside the segments, as immutable Parquet
 files `index/e<epoch>-<number>.parquet`, one about every half minute. What a crash kept from the index is read from its
-segments; the index is never needed for correctness.
+segments; the index is never needed for correctness. Nor is it believed where the segment's file has another size than
+it had when it was written: a torn copy is read again, and what it lost is stored no more.
 
 Number 0 of an epoch is its seal. It lists all that was stored when the epoch began, so a segment of an earlier epoch
 that it does not name came from the orphan of a driver that had lost its lease: it does not count, its episodes were
@@ -48,6 +49,8 @@ class Entry:
     cost: float
     """In the currency of the recipe's prices; 0 where none are known."""
     seconds: float
+    size: int
+    """Bytes of the segment as it was written."""
 
 
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
@@ -65,9 +68,9 @@ def epoch_of(name: str) -> int:
     return int(found[1]) if found else 0
 
 
-def entry_of(trajectory: Trajectory, segment: str) -> Entry:
-    """Return a trajectory's entry."""
-    return _entry(trajectory.model_dump(mode="json", exclude={"turns", "evidence"}), trajectory.task.id, segment)
+def entry_of(trajectory: Trajectory, segment: str, size: int) -> Entry:
+    """Return the entry of a trajectory in a segment of so many bytes."""
+    return _entry(trajectory.model_dump(mode="json", exclude={"turns", "evidence"}), trajectory.task.id, segment, size)
 
 
 def read_index(store: Store) -> pa.Table:
@@ -77,34 +80,23 @@ def read_index(store: Store) -> pa.Table:
         DataError: an index file or a segment is damaged; names it.
     """
     written = store.list(prefix=f"{INDEX}/", suffix=".parquet")
-    names = set(segment_names(store, written))
+    sizes = _segment_sizes(store, written)
     epoch = _sealed_epoch(written)
     mine = [name for name in written if epoch_of(name) >= epoch]
     with ThreadPoolExecutor(READERS) as pool:
         tables = list(pool.map(store.read_table, mine))
-        known = pa.concat_tables([ENTRY_SCHEMA.empty_table(), *tables])
-        indexed = set(known.column("segment").unique().to_pylist())
-        unread = sorted(names - indexed)
-        rest = [entry for found in pool.map(lambda name: _read_entries(store, name), unread) for entry in found]
-    return _each_once(pa.concat_tables([known, entries_table(rest)]), names)
+        # An index of before sizes were kept has none: its segments are read.
+        known = pa.concat_tables([ENTRY_SCHEMA.empty_table(), *tables], promote_options="default")
+        whole = _of_whole_segments(known, sizes)
+        unread = sorted(sizes.keys() - set(whole.column("segment").unique().to_pylist()))
+        read = pool.map(lambda name: _read_entries(store, name, sizes[name]), unread)
+        rest = [entry for found in read for entry in found]
+    return _each_once(pa.concat_tables([whole, entries_table(rest)]))
 
 
-def segment_names(store: Store, index_files: list[str] | None = None) -> list[str]:
-    """Return the names of the segments that count, sorted: of two copies of an episode, the first counts.
-
-    Args:
-        store: the directory of a stage's trajectories.
-        index_files: the index files, where the caller has listed them already.
-    """
-    written = store.list(prefix=f"{INDEX}/", suffix=".parquet") if index_files is None else index_files
-    epoch = _sealed_epoch(written)
-    listed = store.list(prefix=f"{SEGMENTS}/", suffix=".jsonl")
-    if epoch == 0:
-        return listed
-    sealed = set(store.read_table(_seal_name(epoch)).column("segment").unique().to_pylist())
-    folders = {name.split("/")[0] for name in sealed} - {SEGMENTS}
-    there = {*listed, *(name for folder in folders for name in store.list(prefix=f"{folder}/", suffix=".jsonl"))}
-    return sorted({*(sealed & there), *(name for name in listed if epoch_of(name) >= epoch)})
+def segment_names(store: Store) -> list[str]:
+    """Return the names of the segments that count, sorted: of two copies of an episode, the first counts."""
+    return sorted(_segment_sizes(store, store.list(prefix=f"{INDEX}/", suffix=".parquet")))
 
 
 def seal(store: Store, epoch: int, entries: pa.Table | None = None) -> pa.Table:
@@ -163,19 +155,36 @@ def damaged(store: Store, name: str, line: int, error: Exception) -> DataError:
     )
 
 
-def _read_entries(store: Store, name: str) -> list[Entry]:
+def _segment_sizes(store: Store, index_files: list[str]) -> dict[str, int]:
+    """Return the segments that count, each with the bytes that its file has now."""
+    epoch = _sealed_epoch(index_files)
+    listed = store.sizes(prefix=f"{SEGMENTS}/", suffix=".jsonl")
+    if epoch == 0:
+        return listed
+    sealed = set(store.read_table(_seal_name(epoch)).column("segment").unique().to_pylist())
+    for folder in {name.split("/")[0] for name in sealed} - {SEGMENTS}:
+        listed |= store.sizes(prefix=f"{folder}/", suffix=".jsonl")
+    later = f"{SEGMENTS}/"
+    return {
+        name: size
+        for name, size in listed.items()
+        if name in sealed or (name.startswith(later) and epoch_of(name) >= epoch)
+    }
+
+
+def _read_entries(store: Store, name: str, size: int) -> list[Entry]:
     from agenttuning.trajectory import Task
 
     found = []
     for number, record in segment_lines(store, name):
         try:
-            found.append(_entry(record, Task.model_validate(record["task"]).id, name))
+            found.append(_entry(record, Task.model_validate(record["task"]).id, name, size))
         except (LookupError, TypeError, ValueError) as error:
             raise damaged(store, name, number, error) from error
     return found
 
 
-def _entry(record: dict[str, Any], task: str, segment: str) -> Entry:
+def _entry(record: dict[str, Any], task: str, segment: str, size: int) -> Entry:
     calls = record["calls"]
     return Entry(
         segment=segment,
@@ -191,21 +200,24 @@ def _entry(record: dict[str, Any], task: str, segment: str) -> Entry:
         completion_tokens=sum(c["completion_tokens"] or 0 for c in calls),
         cost=float(record["diagnostics"].get("cost", 0.0)),
         seconds=record["seconds"],
+        size=size,
     )
 
 
-def _each_once(table: pa.Table, names: set[str]) -> pa.Table:
-    """Return the entries of the named segments, of each id the one in the first segment."""
+def _of_whole_segments(table: pa.Table, sizes: dict[str, int]) -> pa.Table:
+    """Return the entries whose segment is still as it was written."""
+    rows = zip(table.column("segment").to_pylist(), table.column("size").to_pylist(), strict=True)
+    return table.filter(pa.array([sizes.get(segment) == size for segment, size in rows], pa.bool_()))
+
+
+def _each_once(table: pa.Table) -> pa.Table:
+    """Return of each id the entry in the first segment."""
     ordered = table.sort_by([("segment", "ascending")])
     seen: set[str] = set()
     keep = []
-    for segment, identifier in zip(
-        ordered.column("segment").to_pylist(), ordered.column("id").to_pylist(), strict=True
-    ):
-        fresh = segment in names and identifier not in seen
-        keep.append(fresh)
-        if fresh:
-            seen.add(identifier)
+    for identifier in ordered.column("id").to_pylist():
+        keep.append(identifier not in seen)
+        seen.add(identifier)
     return ordered.filter(pa.array(keep, pa.bool_()))
 
 

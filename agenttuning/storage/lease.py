@@ -20,6 +20,7 @@ that slept through its lease finds out at its next renewal. NFS is safe only whe
 with the smaller epoch stops when it sees the other.
 """
 
+import contextlib
 import getpass
 import os
 import random
@@ -34,6 +35,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from agenttuning.errors import AgentTuningError, ConfigurationError, StorageError
+from agenttuning.storage.patience import patiently
 from agenttuning.storage.store import Store
 from agenttuning.trajectory import content_hash
 
@@ -48,6 +50,8 @@ CLAIMS = 4
 
 class Fenced(StorageError):
     """Another driver has taken the directory over; what this one would write no longer counts."""
+
+    may_pass = False
 
 
 @dataclass(frozen=True)
@@ -106,18 +110,19 @@ class Lease:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give the directory back; where that fails after another error, the other is raised: it came first."""
-        try:
+        if kind is None:
             self.release()
-        except StorageError:
-            if kind is None:
-                raise
+        elif not self._over.is_set():
+            with contextlib.suppress(StorageError):
+                self._stop()
+                self._free()
 
     def check(self) -> None:
         """Return if the lease is still held.
 
         Raises:
             Fenced: another driver took it over.
-            StorageError: it could not be renewed for `SILENCE_SECONDS`.
+            StorageError: it could not be renewed for `SILENCE_SECONDS`, and still cannot.
         """
         if self._lost is not None:
             raise self._lost
@@ -127,8 +132,7 @@ class Lease:
         if self._over.is_set():
             return
         self._stop()
-        if self._lost is None:
-            self._write({**self._record, "state": "free"})
+        patiently(self._store, self._free)
 
     def release_into(self, begin: Callable[[int], object]) -> None:
         """Fence this epoch's own writers too, let `begin` fix what counts in the next epoch, and free the directory."""
@@ -136,9 +140,17 @@ class Lease:
         self._stop()
         self.check()
         self.epoch += 1
-        self._write(self._record)
-        begin(self.epoch)
-        self._write({**self._record, "state": "free"})
+
+        def hand_over() -> None:
+            self._write(self._record)
+            begin(self.epoch)
+            self._free()
+
+        patiently(self._store, hand_over)
+
+    def _free(self) -> None:
+        if self._lost is None:
+            self._write({**self._record, "state": "free"})
 
     def _stop(self) -> None:
         self._over.set()
@@ -152,7 +164,7 @@ class Lease:
                 self._record["beat"] += 1
                 self._write(self._record)
                 self.fence.check()
-                last = time.monotonic()
+                last, self._lost = time.monotonic(), None
             except Fenced as error:
                 self._lost = error
                 return
@@ -162,7 +174,6 @@ class Lease:
                         f"{self._store.uri}: the lease could not be renewed for {SILENCE_SECONDS:.0f} s ({error}); "
                         "run the same command again when the store answers: it continues"
                     )
-                    return
 
     def _write(self, record: dict[str, Any]) -> None:
         self._store.write_json(_held_name(self.epoch), record)

@@ -10,7 +10,15 @@ from collections.abc import Iterable, Iterator
 import pyarrow as pa
 from pydantic import ValidationError
 
-from agenttuning.storage.index import SEGMENTS, damaged, read_index, segment_lines, segment_names
+from agenttuning.storage.index import (
+    SEGMENTS,
+    Entry,
+    damaged,
+    entry_of,
+    read_index,
+    segment_lines,
+    segment_names,
+)
 from agenttuning.storage.store import Store
 from agenttuning.trajectory import Trajectory
 
@@ -52,8 +60,8 @@ _FROM = {"system": "system", "user": "human", "assistant": "gpt", "tool": "tool"
 
 def commit_segment(
     store: Store, writer: str, number: int, trajectories: Iterable[Trajectory], folder: str = SEGMENTS
-) -> str:
-    """Write one segment and return its name; durable when the call returns.
+) -> list[Entry]:
+    """Write one segment and return its entries; durable when the call returns.
 
     Args:
         store: the directory of a stage's trajectories.
@@ -63,8 +71,10 @@ def commit_segment(
         folder: where in the store; a segment outside `SEGMENTS` counts only once a seal names it.
     """
     name = f"{folder}/{writer}-{number:06d}.jsonl"
-    store.write(name, b"".join(t.model_dump_json().encode() + b"\n" for t in trajectories))
-    return name
+    some = list(trajectories)
+    data = b"".join(t.model_dump_json().encode() + b"\n" for t in some)
+    store.write(name, data)
+    return [entry_of(t, name, len(data)) for t in some]
 
 
 def stored_ids(store: Store) -> set[str]:

@@ -6,6 +6,7 @@ is atomic by itself. So a reader sees a whole file or none, and nothing is ever 
 `?endpoint_override=localhost:9000&scheme=http` is kept. Credentials come from the environment, never from a recipe.
 """
 
+import contextlib
 import errno
 import io
 import os
@@ -100,10 +101,13 @@ class Store:
 
     def list(self, prefix: str = "", suffix: str = "") -> list[str]:
         """Return the sorted names of all files below, by prefix and suffix of the relative name."""
+        return sorted(self.sizes(prefix, suffix))
+
+    def sizes(self, prefix: str = "", suffix: str = "") -> dict[str, int]:
+        """Return the same names, each with its file's size in bytes: what a listing tells of both."""
         folder = prefix.rpartition("/")[0]
         if (root := self.local_path()) is not None:
-            paths = (Path(d) / f for d, _, files in os.walk(root / folder) for f in files if not f.startswith(".tmp-"))
-            names = [p.relative_to(root).as_posix() for p in paths]
+            found = _local_sizes(root, folder)
         else:
             fs, base = self._connect()
             selector = pafs.FileSelector(f"{base}/{folder}".rstrip("/"), recursive=True, allow_not_found=True)
@@ -111,8 +115,8 @@ class Store:
                 infos = fs.get_file_info(selector)
             except OSError as error:
                 raise StorageError(f"{self.uri}: cannot be listed ({error}); check the URI and credentials") from error
-            names = [i.path[len(base) + 1 :] for i in infos if i.type == pafs.FileType.File]
-        return sorted(n for n in names if n.startswith(prefix) and n.endswith(suffix))
+            found = {i.path[len(base) + 1 :]: int(i.size) for i in infos if i.type == pafs.FileType.File}
+        return {n: size for n, size in found.items() if n.startswith(prefix) and n.endswith(suffix)}
 
     def delete(self, name: str) -> None:
         """Delete a file; a missing one is no error.
@@ -229,6 +233,17 @@ class Store:
                 ) from error
             self._base = self._base.rstrip("/")
         return self._fs, self._base
+
+
+def _local_sizes(root: Path, folder: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for directory, _, files in os.walk(root / folder):
+        where = Path(directory).relative_to(root).as_posix()
+        for file in files:
+            if not file.startswith(".tmp-"):
+                with contextlib.suppress(FileNotFoundError):  # Another deleted it in between.
+                    found[file if where == "." else f"{where}/{file}"] = os.stat(os.path.join(directory, file)).st_size
+    return found
 
 
 def _write_local(path: Path, data: bytes) -> None:

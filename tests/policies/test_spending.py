@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from agenttuning.policies.allowance import Allowance
 from agenttuning.policies.budget import Account, Amount, Limits
 from agenttuning.policies.sharing import Ask, Sharing
 from agenttuning.policies.spending import AHEAD, NOTE, Spending
-from agenttuning.storage import Store
+from agenttuning.storage import Store, patience
 from agenttuning.storage.lease import Fenced, Lease
 
 
@@ -23,6 +24,9 @@ class Notes:
 
     def __init__(self):
         self.written = []
+
+    def local_path(self):
+        return Path("memory")
 
     def exists(self, name):
         return bool(self.written)
@@ -131,6 +135,49 @@ def test_a_driver_that_was_taken_over_leaves_the_note_of_the_new_one(tmp_path):
         with pytest.raises(Fenced):
             old.cover(90.0, 100.0)
     assert Spending(store).read() == 62.0
+
+
+def test_what_was_spent_elsewhere_counts_and_is_not_noted_here(tmp_path):
+    store = Store(str(tmp_path))
+    Spending(store).settle(3.0)
+    spending = Spending(store, elsewhere=40.0)
+    sharing = Sharing(Limits(money=50.0), spending=spending)
+    assert sharing.read(0.0).spent == 43.0
+    assert sharing.exchange(0.0, Ask("a", Account(), {}, Amount(1, 0, 7.5))).lease.exhausted
+    assert sharing.exchange(0.0, Ask("a", Account(), {}, Amount(1, 0, 6.5))).lease.exhausted, "once it is, it is"
+    sharing = Sharing(Limits(money=50.0), spending=spending)
+    assert sharing.exchange(0.0, Ask("a", Account(), {}, Amount(1, 0, 6.5))).lease.number
+    assert Spending(store).read() >= 9.5
+    sharing.exchange(0.0, Ask("a", Account(0.0, 6.0), {}))
+    sharing.settle(0.0)
+    assert Spending(store).read() == pytest.approx(9.0), "what was spent here"
+    assert Spending(store, elsewhere=40.0).read() == pytest.approx(49.0)
+
+
+@pytest.mark.parametrize("remote", [True, False])
+def test_a_note_is_written_again_where_an_object_store_stumbles_and_a_full_disk_ends_it(monkeypatch, remote):
+    class Stumbling(Notes):
+        left = 2
+
+        def local_path(self):
+            return None if remote else Path("memory")
+
+        def write_json(self, name, value):
+            self.left -= 1
+            if self.left >= 0:
+                raise StorageError("SlowDown" if remote else "no space left")
+            super().write_json(name, value)
+
+    monkeypatch.setattr(patience, "PAUSE_S", 0.01)
+    notes = Stumbling()
+    if remote:
+        Spending(notes).settle(2.0)
+        assert notes.written == [2.0]
+        notes.left = 1_000_000
+        monkeypatch.setattr(patience, "REMOTE_PATIENCE_S", 0.1)
+    with pytest.raises(StorageError, match="SlowDown" if remote else "no space left"):
+        Spending(notes).settle(3.0)
+    assert notes.left in (1, *range(900_000, 1_000_000)), "the disk was asked once"
 
 
 @pytest.mark.parametrize(

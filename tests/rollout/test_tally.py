@@ -9,7 +9,7 @@ def entry(number, environment="db", reward=1.0, task=None, attempt=0, **more):
     fields = {
         "segment": "s", "id": f"{environment}_{number}", "task": task or f"t{number}", "environment": environment,
         "attempt": attempt, "outcome": "completed", "reward": reward, "score": reward, "steps": 3, "prompt_tokens": 100,
-        "completion_tokens": 20, "cost": 0.5, "seconds": 2.0, **more,
+        "completion_tokens": 20, "cost": 0.5, "seconds": 2.0, "size": 1, **more,
     }  # fmt: skip
     return Entry(**fields)
 

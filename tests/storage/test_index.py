@@ -10,7 +10,6 @@ from agenttuning.storage.index import (
     ENTRY_SCHEMA,
     Entry,
     entries_table,
-    entry_of,
     epoch_name,
     epoch_of,
     read_index,
@@ -32,11 +31,12 @@ def test_entries_are_the_same_from_memory_and_from_a_segment(tmp_path: Path) -> 
     store = Store(str(tmp_path))
     calls = (Call(turn=1, prompt_tokens=5, completion_tokens=2), Call(turn=3))
     played = episode(1).model_copy(update={"calls": calls, "steps": 2, "seconds": 1.5})
-    name = commit_segment(store, "w", 1, [played])
+    (entry,) = commit_segment(store, "w", 1, [played])
     table = read_index(store)
     assert table.schema == ENTRY_SCHEMA
     (row,) = table.to_pylist()
-    assert Entry(**row) == entry_of(played, name)
+    assert Entry(**row) == entry
+    assert entry.size == len(store.read(entry.segment))
     assert (row["task"], row["prompt_tokens"], row["completion_tokens"]) == (played.task.id, 5, 2)
 
 
@@ -44,8 +44,7 @@ def test_what_the_index_lacks_is_read_from_the_segments(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     a, b, c = episode(1), episode(2), episode(3)
     seal(store, 1)
-    name = commit_segment(store, epoch_name(1, "w"), 1, [a])
-    write_index(store, 1, 1, [entry_of(a, name)])
+    write_index(store, 1, 1, commit_segment(store, epoch_name(1, "w"), 1, [a]))
     commit_segment(store, epoch_name(1, "w"), 2, [b, c])
     assert stored_ids(store) == {a.id, b.id, c.id}
 
@@ -78,14 +77,42 @@ def test_of_two_copies_index_and_reader_take_the_same(tmp_path: Path) -> None:
 def test_a_torn_segment_is_repaired_and_a_deleted_one_is_played_again(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     a, b, c = episode(1), episode(2), episode(3)
-    torn = commit_segment(store, epoch_name(1, "w"), 1, [a, b])
+    torn = commit_segment(store, epoch_name(1, "w"), 1, [a, b])[0].segment
     store.write(torn, store.read(torn)[:-20])
-    gone = commit_segment(store, epoch_name(1, "w"), 2, [c])
+    gone = commit_segment(store, epoch_name(1, "w"), 2, [c])[0].segment
     assert sorted(seal(store, 2).column("id").to_pylist()) == sorted([a.id, c.id])
     store.delete(gone)
     assert stored_ids(store) == {a.id}
     commit_segment(store, epoch_name(2, "w"), 1, [b, c])
     assert stored_ids(store) == {a.id, b.id, c.id}
+
+
+@pytest.mark.parametrize("cut", [20, 0])
+def test_an_indexed_segment_that_is_torn_later_is_read_again(tmp_path: Path, cut: int) -> None:
+    """With 0 it is torn at the end of a line, where what is left is whole."""
+    store = Store(str(tmp_path))
+    a, b, c, d = (episode(n) for n in range(4))
+    seal(store, 1)
+    entries = commit_segment(store, epoch_name(1, "w"), 1, [a, b])
+    others = commit_segment(store, epoch_name(1, "w"), 2, [c, d])
+    write_index(store, 1, 1, entries + others)
+    assert stored_ids(store) == {a.id, b.id, c.id, d.id}
+    whole, last = store.read(entries[0].segment), b.model_dump_json().encode()
+    store.write(entries[0].segment, whole[:-cut] if cut else whole[: -len(last) - 1])
+    assert stored_ids(store) == {t.id for t in read_trajectories(store)} == {a.id, c.id, d.id}
+    assert sorted(seal(store, 2).column("id").to_pylist()) == sorted([a.id, c.id, d.id])
+    commit_segment(store, epoch_name(2, "w"), 1, [b])
+    store.delete(others[0].segment)
+    assert stored_ids(store) == {t.id for t in read_trajectories(store)} == {a.id, b.id}
+
+
+def test_an_index_of_before_sizes_were_kept_is_not_believed(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    a, b = episode(1), episode(2)
+    seal(store, 1)
+    entries = entries_table(commit_segment(store, epoch_name(1, "w"), 1, [a, b]))
+    store.write_table("index/e000001-000001.parquet", entries.drop_columns("size"))
+    assert stored_ids(store) == {a.id, b.id}
 
 
 def test_damage_is_named(tmp_path: Path) -> None:
@@ -104,7 +131,9 @@ def test_a_hundred_thousand_entries_are_found_in_seconds(tmp_path: Path) -> None
         store_path.parent.mkdir(exist_ok=True)
         store_path.touch()
     entries = [
-        Entry(segments[i % 2000], f"toy_{i:016x}", f"toy_{i:015x}", "toy", 0, "completed", 1.0, 1.0, 3, 9, 4, 0.0, 1.5)
+        Entry(
+            segments[i % 2000], f"toy_{i:016x}", f"toy_{i:015x}", "toy", 0, "completed", 1.0, 1.0, 3, 9, 4, 0.0, 1.5, 0
+        )
         for i in range(100_000)
     ]
     seal(store, 1, entries_table(entries))

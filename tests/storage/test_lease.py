@@ -201,3 +201,26 @@ def test_a_lease_that_failed_while_it_was_taken_is_free_for_its_own_process(
     monkeypatch.undo()
     assert holder(store) is None
     Lease(store, "playing again").release()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_store_that_was_away_for_long_leaves_the_lease_to_who_held_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(self: Lease, record: dict[str, object]) -> None:
+        raise StorageError("the store went away")
+
+    held = Lease(store, "playing")
+    with monkeypatch.context() as patch:
+        patch.setattr(Lease, "_write", away)
+        deadline = time.monotonic() + 5
+        while held._lost is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        with pytest.raises(StorageError, match=r"could not be renewed .*the store went away"):
+            held.check()
+    deadline = time.monotonic() + 5
+    while held._lost is not None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    held.check()
+    held.release()
+    assert holder(store) is None

@@ -37,7 +37,7 @@ def test_each_id_is_read_once_and_a_repeated_commit_changes_nothing(tmp_path: Pa
 def test_a_torn_last_line_is_passed_over_and_damage_elsewhere_is_named(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     a, b = episode(1), episode(2)
-    name = commit_segment(store, "w", 0, [a, b])
+    name = commit_segment(store, "w", 0, [a, b])[0].segment
     whole = store.read(name)
     store.write(name, whole[:-20])
     assert list(read_trajectories(store)) == [a]
