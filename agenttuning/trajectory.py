@@ -7,10 +7,10 @@ environment, a policy or a file.
 import hashlib
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
 SCHEMA_VERSION = 1
 
@@ -112,6 +112,13 @@ class Call(Noun):
     tokenizer: str | None = None
 
 
+UNGRADED = "ungraded"
+"""Key of `Trajectory.diagnostics`: the outcome that an episode would have had if its grader had given a grade."""
+
+Points = Annotated[FiniteFloat, BeforeValidator(lambda given: 0.0 if given is None else given)]
+"""What a grader gave. A NaN was stored as null once; such an episode counts as failed, and its segment is read."""
+
+
 class Trajectory(Noun):
     """One finished episode, with everything that grading, curation and rendering need later."""
 
@@ -122,8 +129,8 @@ class Trajectory(Noun):
     tools: tuple[dict[str, Any], ...] = ()
     evidence: dict[str, Any] = Field(default_factory=dict)
     """What the environment hands the grader when it closes. JSON only."""
-    reward: float
-    score: float
+    reward: Points
+    score: Points
     outcome: Outcome
     policy: str
     settings: dict[str, Any] = Field(default_factory=dict)

@@ -1,7 +1,9 @@
 import pickle
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from agenttuning.errors import InfrastructureError
 from agenttuning.trajectory import Action, Task, Trajectory, Turn, trajectory_id
@@ -39,3 +41,14 @@ def test_ids_follow_content() -> None:
 def test_infrastructure_errors_cross_processes_whole() -> None:
     error = pickle.loads(pickle.dumps(InfrastructureError("busy", retry_after=3.0)))
     assert (str(error), error.retry_after) == ("busy", 3.0)
+
+
+def test_a_reward_is_a_finite_number_and_one_that_was_stored_as_null_fails() -> None:
+    task = Task(environment="toy", split="train", instruction="x")
+    fields = {"id": "a", "task": task, "attempt": 0, "turns": (), "outcome": "completed", "policy": "p"}
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(ValidationError, match="finite"):
+            Trajectory.model_validate({**fields, "reward": wrong, "score": 0.0})
+    stored = Trajectory.model_validate({**fields, "reward": 1.0, "score": 1.0}).model_dump(mode="json")
+    read = Trajectory.model_validate({**stored, "reward": None, "score": None})
+    assert (read.reward, read.score) == (0.0, 0.0)

@@ -4,8 +4,8 @@ The opening is the environment's description, its acknowledgement, a worked exam
 the first observation; then assistant and user turns alternate. Whatever happens in it becomes an `Outcome`: a bad
 episode is data. Only `InfrastructureError` of the policy or of the world and `ConfigurationError` leave the loop.
 
-An environment whose own code raises ends the episode as `ENVIRONMENT_FAILURE`. One that hangs or dies is a failure of
-the world (`EnvironmentLost`): it leaves the loop, and the episode is played again.
+An environment whose own code raises, or returns what cannot be used, ends the episode as `ENVIRONMENT_FAILURE`. One
+that hangs or dies is a failure of the world (`EnvironmentLost`): it leaves the loop, and the episode is played again.
 """
 
 import time
@@ -19,7 +19,7 @@ from agenttuning.rollout.expert import Act
 from agenttuning.rollout.host import Closed, EnvironmentFailed, ExpertFailed, Opening, Played
 from agenttuning.rollout.isolation import Seat
 from agenttuning.rollout.text_checks import is_refusal
-from agenttuning.trajectory import Call, Outcome, Task, Trajectory, Turn, content_hash, trajectory_id
+from agenttuning.trajectory import UNGRADED, Call, Outcome, Task, Trajectory, Turn, content_hash, trajectory_id
 
 CHARACTERS_PER_TOKEN = 3.5
 TOKENS_PER_TURN = 6
@@ -61,6 +61,7 @@ class _Record:
     notes: list[dict[str, Any]] = field(default_factory=list)
     last_error: str | None = None
     closed: Closed | None = None
+    ungraded: Outcome | None = None
     cost: float | None = None
     cached_tokens: int | None = None
 
@@ -73,11 +74,19 @@ class _Record:
     def say(self, content: str | None) -> None:
         self.turns.append(Turn(role="user", content=content or ""))
 
+    def close(self, closed: Closed, outcome: Outcome) -> Outcome:
+        """Take in how the episode ended for the environment; return its outcome, which needs a grade."""
+        self.closed = closed
+        if not closed.ungraded:
+            return outcome
+        self.ungraded, self.last_error = outcome, closed.ungraded
+        return Outcome.ENVIRONMENT_FAILURE
+
     def diagnostics(self) -> dict[str, Any]:
         found: dict[str, Any] = {"malformed": self.malformed, "truncated_observations": self.truncated}
         found["replaced_actions"] = sum("replaced_by" in note for note in self.notes)
         found["error_steps"] = self.error_steps
-        optional = {"notes": self.notes, "last_error": self.last_error}
+        optional = {"notes": self.notes, "last_error": self.last_error, UNGRADED: self.ungraded}
         paid = {"cost": self.cost, "cached_tokens": self.cached_tokens}
         found |= {key: value for key, value in paid.items() if value is not None}
         return found | {key: value for key, value in optional.items() if value}
@@ -110,7 +119,7 @@ async def play_episode(
             outcome = await _loop(seat, act, limits, attempt, opening, record)
         except ExpertFailed as error:
             outcome, record.last_error = Outcome.POLICY_FAILURE, str(error)
-        record.closed = await seat.close()
+        outcome = record.close(await seat.close(), outcome)
     except EnvironmentFailed as error:
         outcome, record.last_error = Outcome.ENVIRONMENT_FAILURE, str(error)
     finally:

@@ -2,24 +2,36 @@
 
 The same host serves an environment on a thread of the worker and one in a process of its own, so both play alike.
 Reply text goes in and observations come out; the expert's generator lives here too, beside the environment it reads.
-The host is synchronous and knows nothing of policies, limits or time-outs.
+The host is synchronous and knows nothing of policies, limits or time-outs. What the environment returns or raises
+leaves it as plain values and known errors only, see `agenttuning.rollout.given`.
 """
 
 import importlib
 import random
-import traceback
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from agenttuning.environments.base import Environment, Expert, Grade, Step
-from agenttuning.errors import AgentTuningError, ConfigurationError, MalformedReply
+from agenttuning.errors import ConfigurationError, MalformedReply
+from agenttuning.rollout.given import (
+    Unusable,
+    as_stored,
+    expert_of,
+    grade_of,
+    ours,
+    parsed_of,
+    said,
+    step_of,
+    steps_of,
+    text,
+    told,
+    turns_of,
+)
 from agenttuning.trajectory import Action, Task, Turn
 
 
 class EnvironmentFailed(Exception):
-    """The environment's own code raised: the text holds the end of its traceback. The episode is not tried again."""
+    """The environment's own code raised, or returned what cannot be used. The episode is not tried again."""
 
 
 class ExpertFailed(Exception):
@@ -63,6 +75,8 @@ class Closed:
 
     evidence: dict[str, Any]
     grade: Grade
+    ungraded: str = ""
+    """Why `grade` gave nothing that can be used; a mended one may (`agenttuning.rollout.rescore`)."""
 
 
 class EnvironmentHost:
@@ -79,20 +93,22 @@ class EnvironmentHost:
         self._environment: Environment = cls(cls.Settings.model_validate(settings), data_root)
         self._task: Task | None = None
         self._expert: Expert | None = None
-        self._last: Played | None = None
+        self._last: Step | str = ""
+        """The last step as the environment gave it, or why there is none."""
 
     def open(self, task: Task, demonstration: bool) -> Opening:
         """Set the task up and return everything that is shown before the first reply."""
         environment = self._environment
-        self._task, self._expert, self._last = task, None, None
+        task = task.model_copy(deep=True)  # What an environment writes into its payload is not to be stored.
+        self._task, self._expert, self._last = task, None, "nothing was played"
         observation = environment.reset(task)
         return Opening(
-            description=environment.description(task),
-            acknowledgement=environment.acknowledgement,
-            demonstration=environment.demonstration() if demonstration else (),
-            observation=observation,
-            version=environment.version,
-            max_steps=environment.max_steps,
+            description=text("the description", environment.description(task)),
+            acknowledgement=text("the acknowledgement", environment.acknowledgement),
+            demonstration=turns_of(environment.demonstration()) if demonstration else (),
+            observation=text("the first observation", observation),
+            version=text("the version", environment.version),
+            max_steps=steps_of(environment.max_steps),
             ends_on_malformed=environment.on_malformed == "end",
         )
 
@@ -100,18 +116,19 @@ class EnvironmentHost:
         """Parse a reply and carry its action out."""
         try:
             parsed = self._environment.parse(reply)
-            step = self._environment.step(parsed.action)
-            self._last = Played(thought=parsed.thought, action=parsed.action, step=step)
+            plain = parsed_of(parsed)
+            self._last = self._environment.step(parsed.action)
+            return Played(thought=plain.thought, action=plain.action, step=step_of(self._last))
         except MalformedReply as error:
-            self._last = Played(malformed=str(error))
-        return self._last
+            self._last = said(error)
+            return Played(malformed=self._last)
 
     def parse(self, reply: str) -> Played:
         """Parse a reply without carrying it out."""
         try:
-            parsed = self._environment.parse(reply)
+            parsed = parsed_of(self._environment.parse(reply))
         except MalformedReply as error:
-            return Played(malformed=str(error))
+            return Played(malformed=said(error))
         return Played(thought=parsed.thought, action=parsed.action)
 
     def move(self, seed: int) -> ExpertReply:
@@ -123,29 +140,36 @@ class EnvironmentHost:
         assert self._task is not None
         try:
             if self._expert is None:
-                self._expert = self._environment.expert(self._task, random.Random(seed))
+                self._expert = expert_of(self._environment.expert(self._task, random.Random(seed)))
                 move = next(self._expert)
-            elif self._last is None or self._last.step is None:
-                refusal = self._last.malformed if self._last else "nothing was played"
-                raise ExpertFailed(f"{self._name} wrote a reply that its own parser refuses: {refusal}")
+            elif isinstance(self._last, str):
+                raise ExpertFailed(f"{self._name} wrote a reply that its own parser refuses: {self._last}")
             else:
-                move = self._expert.send(self._last.step)
-            return ExpertReply(self._environment.format(move.thought, move.action), move.loss)
+                move = self._expert.send(self._last)
+            return ExpertReply(text("its reply", self._environment.format(move.thought, move.action)), bool(move.loss))
         except StopIteration as error:
             raise ExpertFailed(f"{self._name} ended before the episode did") from error
-        except (AgentTuningError, ExpertFailed):
+        except ExpertFailed:
             raise
         except Exception as error:
-            raise ExpertFailed(f"{self._name} raised {_tail(error)}") from error
+            if ours(error) is not None:
+                raise
+            raise ExpertFailed(f"{self._name} raised {told(error)}") from error
 
     def close(self) -> Closed:
         """End the episode and grade it from its evidence as it will be stored."""
         assert self._task is not None
         if self._expert is not None:
             self._expert.close()
-        evidence = orjson.loads(orjson.dumps(self._environment.close()))
-        grade = type(self._environment).grade(self._task, evidence)
-        return Closed(evidence, grade)
+        evidence = as_stored("the evidence", self._environment.close())
+        try:
+            grade = type(self._environment).grade(self._task, as_stored("the evidence", evidence))
+            return Closed(evidence, grade_of(grade))
+        except Exception as error:
+            failure = _failure("grade", error)
+            if not isinstance(failure, EnvironmentFailed):
+                raise
+            return Closed(evidence, Grade(0.0, 0.0), ungraded=str(failure))
 
     def shutdown(self) -> None:
         """Free everything; the host is not used again."""
@@ -164,11 +188,9 @@ def make_host(path: str, settings: dict[str, Any], data_root: str | None) -> Env
     """
     try:
         return EnvironmentHost(path, settings, data_root)
-    except AgentTuningError:
-        raise
-    except Exception as error:
-        raise ConfigurationError(
-            f"environment {path}: cannot be started ({_tail(error)}); see `agenttuning doctor` for what it needs"
+    except BaseException as error:
+        raise ours(error) or ConfigurationError(
+            f"environment {path}: cannot be started ({told(error)}); see `agenttuning doctor` for what it needs"
         ) from error
 
 
@@ -176,16 +198,21 @@ def call(host: EnvironmentHost, method: str, arguments: tuple[Any, ...]) -> Any:
     """Call a method of the host; what is no failure of our own vocabulary becomes `EnvironmentFailed`.
 
     Raises:
-        EnvironmentFailed: the environment's own code raised.
-        AgentTuningError: as the environment raised it.
+        EnvironmentFailed: the environment's own code raised, or returned what cannot be used.
+        AgentTuningError: what the environment raised of our vocabulary.
         ExpertFailed: see `EnvironmentHost.move`.
     """
     try:
         return getattr(host, method)(*arguments)
-    except (AgentTuningError, ExpertFailed):
+    except ExpertFailed:
         raise
-    except Exception as error:
-        raise EnvironmentFailed(f"{method}: {_tail(error)}") from error
+    except BaseException as error:
+        # Also SystemExit, which would end the event loop that waits for this call.
+        raise _failure(method, error) from error
+
+
+def _failure(method: str, error: BaseException) -> Exception:
+    return ours(error) or EnvironmentFailed(f"{method}: {said(error) if isinstance(error, Unusable) else told(error)}")
 
 
 def class_path(cls: type[Environment]) -> str:
@@ -200,11 +227,3 @@ def load_class(path: str) -> type[Environment]:
     for part in name.split("."):
         found = getattr(found, part)
     return found  # type: ignore[no-any-return]
-
-
-def _tail(error: Exception, frames: int = 3) -> str:
-    where = " < ".join(
-        f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}"
-        for frame in reversed(traceback.extract_tb(error.__traceback__)[-frames:])
-    )
-    return f"{type(error).__name__}: {error} (at {where})"

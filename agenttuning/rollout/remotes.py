@@ -117,18 +117,18 @@ class Nursery:
 
         Raises:
             ConfigurationError: the environment does not import.
+            EnvironmentLost: this machine has no process or file descriptor for it now, or the one that forks died.
         """
-        ours, theirs = socket.socketpair()
-        with self._lock, theirs:
-            if self._process is None or self._process.poll() is not None:
-                self._start()
-            assert self._control is not None
-            try:
+        try:
+            ours, theirs = socket.socketpair()
+            with self._lock, theirs, ours:
+                if self._process is None or self._process.poll() is not None:
+                    self._start()
+                assert self._control is not None
                 socket.send_fds(self._control, [SPAWN], [theirs.fileno()])
-            except OSError as error:
-                ours.close()
-                raise EnvironmentLost(f"environment {self._name!r}: the process that forks it died") from error
-        return Connection(ours.detach())
+                return Connection(ours.detach())
+        except OSError as error:
+            raise EnvironmentLost(f"environment {self._name!r}: no process can be forked for it ({error})") from error
 
     def close(self) -> None:
         """End the nursery and all its children."""

@@ -70,9 +70,9 @@ async def _replay_all(
                 replayed = await _replay_one(seat, trajectory)
             except (InfrastructureError, EnvironmentFailed) as error:
                 replayed = _told(trajectory, NOT_PLAYED, found=str(error))
+                seat.discard()
             finally:
-                if seat.usable:
-                    pool.give_back(seat)
+                pool.give_back(seat)
         on_done(replayed)
         return replayed
 
@@ -83,6 +83,20 @@ async def _replay_all(
 
 
 async def _replay_one(seat: Seat, trajectory: Trajectory) -> Replayed:
+    diverged = await _first_difference(seat, trajectory)
+    closed = await seat.close()
+    if diverged is not None:
+        return diverged
+    if closed.ungraded:
+        return _told(trajectory, NOT_PLAYED, found=closed.ungraded)
+    if trajectory.evidence and (closed.grade.reward, closed.grade.score) != (trajectory.reward, trajectory.score):
+        stored = f"reward {trajectory.reward:g}, score {trajectory.score:g}"
+        now = f"reward {closed.grade.reward:g}, score {closed.grade.score:g}"
+        return _told(trajectory, GRADED_OTHERWISE, None, stored, now)
+    return _told(trajectory, SAME)
+
+
+async def _first_difference(seat: Seat, trajectory: Trajectory) -> Replayed | None:
     turns = trajectory.turns
     demonstrated = bool(trajectory.calls) and trajectory.calls[0].turn > UNDEMONSTRATED
     shown = _opening(await seat.open(trajectory.task, demonstrated))
@@ -98,12 +112,7 @@ async def _replay_one(seat: Seat, trajectory: Trajectory) -> Replayed:
         found = played.malformed if played.step is None else played.step.observation
         if index + 1 < len(turns) and found != turns[index + 1].content:
             return _told(trajectory, DIVERGED, index + 1, turns[index + 1].content, found or "")
-    closed = await seat.close()
-    if trajectory.evidence and (closed.grade.reward, closed.grade.score) != (trajectory.reward, trajectory.score):
-        stored = f"reward {trajectory.reward:g}, score {trajectory.score:g}"
-        now = f"reward {closed.grade.reward:g}, score {closed.grade.score:g}"
-        return _told(trajectory, GRADED_OTHERWISE, None, stored, now)
-    return _told(trajectory, SAME)
+    return None
 
 
 def _opening(opening: Opening) -> list[tuple[str, str]]:

@@ -137,3 +137,14 @@ def test_an_environment_that_breaks_is_told_apart(store, recipe):
     (told,) = replay([first.model_copy(update={"turns": tuple(turns)})], recipe)
     assert told.verdict == "not played"
     assert "KeyError" in told.found
+
+
+def test_an_environment_that_raised_is_not_used_again(store, recipe, toys):
+    first, second, *_ = read_trajectories(store)
+    turns = list(first.turns)
+    turns[3] = turns[3].model_copy(update={"content": "Act: raise"})
+    marks = {mark.name for mark in toys.iterdir()}
+    told = replay([first.model_copy(update={"turns": tuple(turns)}), second], recipe, at_once=1)
+    assert [r.verdict for r in told] == ["not played", "same"]
+    new = [mark.name.partition("-")[0] for mark in toys.iterdir() if mark.name not in marks]
+    assert sorted(new) == ["close", "close", "reset", "reset", "shutdown", "shutdown"]

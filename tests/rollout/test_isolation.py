@@ -161,6 +161,19 @@ def test_an_environment_that_does_not_import_says_why(toys, monkeypatch):
     run(work, ToyProcess, toys)
 
 
+def test_a_machine_without_room_for_another_process_is_a_failure_of_the_world(toys, monkeypatch):
+    def full(*arguments, **settings):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", full)
+
+    async def work(pool):
+        with pytest.raises(EnvironmentLost, match=r"no process can be forked for it \(.*temporarily unavailable"):
+            await pool.take().open(toy_task(), False)
+
+    run(work, ToyProcess, toys)
+
+
 def test_an_instance_is_replaced_after_so_many_episodes(toys):
     async def work(pool):
         for number in range(6):
