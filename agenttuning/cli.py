@@ -98,7 +98,7 @@ def import_(
     from agenttuning.stages import import_data
 
     options = ImportOptions(known_format(form), environment, split, policy, reward, licence, teacher_terms)
-    with Session(_load(words, recipe)) as session:
+    with Session(_load(words, recipe), "import") as session:
         info = import_data(session, path, name, options)
         found = ", ".join(f"{count} of {where}" for where, count in info["environments"].items())
         say(f"import: {info['trajectories']} trajectories ({found}); `agenttuning curate` reads them")
@@ -124,7 +124,7 @@ def instructions(
         raise ConfigurationError(f"instructions: the first word must be one of {', '.join(known)} (got {what!r})")
     if what != "derive" and (questions is not None or tasks_only):
         raise ConfigurationError(f"instructions {what}: --from and --tasks-only are for derive")
-    with Session(_load(words, recipe)) as session:
+    with Session(_load(words, recipe), f"instructions {what}") as session:
         if what == "propose":
             made = propose(session.recipe, environment, session.store, Plan(count=count, seed=session.recipe.run.seed))
             say(f"instructions: {len(made.tasks)} tasks kept of {made.proposals} proposals; {made.counts}")

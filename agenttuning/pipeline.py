@@ -39,12 +39,13 @@ def run(recipe: Recipe, only: tuple[str, ...] = STAGES) -> dict[str, Any]:
         only: names out of `STAGES`.
 
     Raises:
+        ConfigurationError: another process is at work in the run's directory; names it.
         AgentTuningError: with its cure; what was finished is stored, and running again continues.
     """
     from agenttuning.servers import Servers
 
     told: dict[str, Any] = {}
-    with Session(recipe) as session, Servers(session) as servers:
+    with Session(recipe, _doing(only)) as session, Servers(session) as servers:
         bodies: dict[str, Callable[[], dict[str, Any]]] = {
             "generate": lambda: stages.generate(session, servers),
             "curate": lambda: stages.curate(session),
@@ -63,6 +64,13 @@ def run(recipe: Recipe, only: tuple[str, ...] = STAGES) -> dict[str, Any]:
             with session.timed(stage):
                 told[stage] = bodies[stage]()
     return told
+
+
+def _doing(only: tuple[str, ...]) -> str | None:
+    """Return what a session does; None where it only reports, which may be done beside whoever is at work."""
+    if set(only) <= {"report"}:
+        return None
+    return "the whole run" if only == STAGES else ", ".join(only)
 
 
 def closing_words(recipe: Recipe) -> str:

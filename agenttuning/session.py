@@ -3,6 +3,9 @@
 Ray is started here only when there is none to join, and only what was started here is shut down. A relative run
 directory inside a submitted job would vanish with the job's working copy, so there it is placed below the home
 directory, and that is said.
+
+One process at a time writes a run directory, whatever its stage: a session holds a lease there while it is entered. The
+leases of single directories below are for the writers on other nodes, which they fence.
 """
 
 import contextlib
@@ -21,7 +24,7 @@ from agenttuning.machine import cache_directory
 from agenttuning.progress import duration, say
 from agenttuning.recipe import Recipe, dump_recipe
 from agenttuning.storage import Store
-from agenttuning.storage.lease import holder
+from agenttuning.storage.lease import Lease
 from agenttuning.storage.manifest import MANIFEST
 from agenttuning.trajectory import content_hash
 
@@ -39,20 +42,36 @@ def run_store(recipe: Recipe) -> Store:
 
 
 class Session:
-    """One process working on one run. Use as a context manager."""
+    """One process working on one run. Use as a context manager to write there.
 
-    def __init__(self, recipe: Recipe) -> None:
+    Args:
+        recipe: the run.
+        doing: what is done there, for the message to another process that is refused meanwhile; None: nothing but
+            files that are read back by no stage, beside whoever else is at work.
+    """
+
+    def __init__(self, recipe: Recipe, doing: str | None = "at work") -> None:
         self.recipe = recipe
         self.store = run_store(recipe)
+        self._doing = doing
+        self._lease: Lease | None = None
+        self._stack = contextlib.ExitStack()
         self._stop = threading.Event()
         self._peak = 0
         self._started_ray = False
         self._watch: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        """Write the resolved recipe, where no other driver is at work under its own, and begin to watch memory."""
-        if self._alone():
-            self.store.write("recipe.yaml", dump_recipe(self.recipe).encode())
+        """Take the run's directory, write the resolved recipe, and begin to watch memory.
+
+        Raises:
+            ConfigurationError: another process is at work there.
+        """
+        if self._doing is not None:
+            with contextlib.ExitStack() as stack:
+                self._lease = stack.enter_context(Lease(self.store, f"{self.recipe.run.name}: {self._doing}"))
+                self.store.write("recipe.yaml", dump_recipe(self.recipe).encode())
+                self._stack = stack.pop_all()
         self._watch = threading.Thread(target=self._watch_memory, daemon=True)
         self._watch.start()
         return self
@@ -60,14 +79,26 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop watching, and stop the Ray that was started here."""
-        self._stop.set()
-        if self._watch is not None:
-            self._watch.join(timeout=MEMORY_SECONDS + 2)
-        if self._started_ray:
-            import ray
+        """Stop watching, stop the Ray that was started here, and give the directory back."""
+        try:
+            self._stop.set()
+            if self._watch is not None:
+                self._watch.join(timeout=MEMORY_SECONDS + 2)
+            if self._started_ray:
+                import ray
 
-            ray.shutdown()
+                ray.shutdown()
+        finally:
+            self._lease = None
+            self._stack.__exit__(kind, value, trace)
+
+    def alone(self, doing: str) -> contextlib.AbstractContextManager[object]:
+        """Return a block in which no other process writes the run's directory, whether this session is entered or not.
+
+        Raises:
+            ConfigurationError: another process is at work there.
+        """
+        return contextlib.nullcontext() if self._lease else Lease(self.store, f"{self.recipe.run.name}: {doing}")
 
     def model_dir(self) -> Path:
         """Return the base model as a local directory."""
@@ -130,24 +161,28 @@ class Session:
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the block's wall time to `timings.json`, and keep the peak memory there."""
+        """Add the block's wall time to `timings.json`, and keep the peak memory there.
+
+        Raises:
+            StorageError: another process has taken the run's directory over, or it cannot be written.
+        """
         started = time.monotonic()
+        if self._lease is not None:
+            self._lease.check()
         try:
             yield
         except BaseException:
             with contextlib.suppress(DataError, StorageError):  # What went wrong first is what is said.
-                if self._alone():
-                    self._note_time(stage, started)
+                self._note_time(stage, started)
             raise
         self._note_time(stage, started)
         if (seconds_taken := time.monotonic() - started) >= 1:
             say(f"{stage}: done in {duration(seconds_taken)}")
 
-    def _alone(self) -> bool:
-        """Return whether no driver plays in the run's directory, such as one that this one is refused for."""
-        return holder(self.store.child("trajectories")) is None
-
     def _note_time(self, stage: str, started: float) -> None:
+        if self._lease is None:
+            return
+        self._lease.check()
         times = self.timings()
         seconds = times.setdefault("seconds", {})
         seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 1)

@@ -26,7 +26,6 @@ from agenttuning.session import Session  # noqa: E402
 from agenttuning.stages import rounds, validating  # noqa: E402
 from agenttuning.stages.mixing import _learned  # noqa: E402
 from agenttuning.storage import Store  # noqa: E402
-from agenttuning.storage.lease import Lease  # noqa: E402
 from agenttuning.storage.manifest import begin_stage, finish_stage  # noqa: E402
 from agenttuning.storage.segments import read_trajectories  # noqa: E402
 
@@ -257,8 +256,8 @@ def test_the_best_attempt_at_each_task_is_learned_from(recipe, capsys):
 def test_a_second_driver_leaves_the_events_of_the_first(recipe, tmp_path):
     run = Store(str(tmp_path / "runs/r"))
     run.write("tracking/generate/events.jsonl", b'{"kind": "config"}\n')
-    refused = pytest.raises(ConfigurationError, match="another driver is at work here: playing")
-    with Lease(run.child("trajectories"), "playing"), refused:
+    refused = pytest.raises(ConfigurationError, match="another driver is at work here: r: generate")
+    with Session(recipe(), "generate"), refused:
         generated(recipe())
     assert run.read("tracking/generate/events.jsonl") == b'{"kind": "config"}\n'
 

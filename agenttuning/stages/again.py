@@ -1,12 +1,13 @@
 """Stored train trajectories graded again, and played again."""
 
+from contextlib import nullcontext
 from typing import Any
 
 from agenttuning.errors import DataError
 from agenttuning.progress import Progress
 from agenttuning.session import Session
+from agenttuning.stages.common import rescored
 from agenttuning.storage.manifest import MANIFEST
-from agenttuning.trajectory import content_hash
 
 
 def rescore(session: Session, write: bool) -> list[str]:
@@ -19,14 +20,17 @@ def rescore(session: Session, write: bool) -> list[str]:
 
     recipe, store = session.recipe, session.store.child("trajectories")
     thresholds = {name: spec.reward_threshold for name, spec in recipe.environments.items()}
-    with Progress("rescore", 0, "segments") as bar:
-        found = grade_again(
-            store, thresholds, write=write, on_progress=lambda done, total: bar.update(done, total=total)
-        )
-    if write and found.changes and store.exists(MANIFEST):
-        manifest = store.read_json(MANIFEST)
-        changed = content_hash([manifest["info"].get("rescored"), found.changes])
-        store.write_json(MANIFEST, {**manifest, "info": {**manifest["info"], "rescored": changed}})
+    with session.alone("rescoring") if write else nullcontext():
+        with Progress("rescore", 0, "segments") as bar:
+            found = grade_again(
+                store, thresholds, write=write, on_progress=lambda done, total: bar.update(done, total=total)
+            )
+        if write and store.exists(MANIFEST):
+            # Told by the segments, not by this call's changes: one before may have been cut off just here.
+            manifest = store.read_json(MANIFEST)
+            info = {**manifest["info"], **rescored(store)}
+            if info != manifest["info"]:
+                store.write_json(MANIFEST, {**manifest, "info": info})
     return found.lines()
 
 

@@ -9,10 +9,14 @@ from agenttuning.recipe import Recipe
 from agenttuning.session import Session
 from agenttuning.storage import Store
 from agenttuning.storage.manifest import MANIFEST, StageState
+from agenttuning.storage.segments import stored_ids
 from agenttuning.trajectory import content_hash
 
 if TYPE_CHECKING:
     from agenttuning.tracking import Tracker
+
+EARLIER_MODEL = "earlier_model"
+"""Key of what the last round's model played, in the summary of `generate`."""
 
 
 def open_tracker(session: Session, stage: str) -> "Tracker":
@@ -42,6 +46,26 @@ def done_key(store: Store, stage: str) -> str:
         if manifest["done"]:
             return content_hash([manifest["key"], manifest["info"]])
     raise ConfigurationError(f"{stage}: not done yet in {store.uri}; run `agenttuning {stage}` with this recipe first")
+
+
+def rescored(store: Store) -> dict[str, str]:
+    """Return what a stage's summary says of the rewards that were given later, so that curation sees a change of them.
+
+    Args:
+        store: the directory of trajectories.
+    """
+    from agenttuning.rollout.rescore import rescored_segments
+
+    names = rescored_segments(store)
+    return {"rescored": content_hash(names)} if names else {}
+
+
+def lost_episodes(store: Store) -> int:
+    """Return how many episodes a finished generation stored that are not there any more: files torn or deleted."""
+    info = store.read_json(MANIFEST)["info"]
+    parts = [part for part in (info, info.get(EARLIER_MODEL)) if part is not None]
+    wanted: int = sum(part.get("total", 0) - part.get("unneeded", 0) for part in parts) - info.get("unfinished", 0)
+    return max(0, wanted - len(stored_ids(store)))
 
 
 def already(stage: str, state: StageState) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from agenttuning.errors import DataError
 from agenttuning.progress import Progress, say
 from agenttuning.session import Session
-from agenttuning.stages.common import already, done_key, open_tracker
+from agenttuning.stages.common import already, done_key, lost_episodes, open_tracker
 from agenttuning.stages.rounds import earlier_rounds
 from agenttuning.storage import Store
 from agenttuning.storage.manifest import MANIFEST, begin_stage, finish_stage
@@ -86,15 +86,20 @@ def _trajectory_sources(session: Session) -> list[tuple[Store, str]]:
     """
     found: list[tuple[Store, str]] = []
     if any(spec.train_tasks for spec in session.recipe.environments.values()):
-        own = session.store.child("trajectories")
-        found.append((own, done_key(own, "generate")))
+        found.append(_played(session.store))
     found += [(store, done_key(store, _made_by(store))) for store in _imported(session)]
-    for before in earlier_rounds(session):
-        played = before.child("trajectories")
-        found.append((played, done_key(played, "generate")))
+    found += [_played(before) for before in earlier_rounds(session)]
     for uri in session.recipe.curation.inputs:
         found.append((Store(uri), content_hash([uri, segment_names(Store(uri))])))
     return found
+
+
+def _played(run: Store) -> tuple[Store, str]:
+    played = run.child("trajectories")
+    fingerprint = done_key(played, "generate")
+    if lost := lost_episodes(played):
+        say(f"curate: {lost} episodes of {played.uri} are gone, in files torn or deleted; `generate` plays them again")
+    return played, fingerprint
 
 
 def _made_by(store: Store) -> str:

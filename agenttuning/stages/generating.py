@@ -1,7 +1,7 @@
 """Generation: the train tasks, played by the recipe's policy and, in a later round, by the last round's model.
 
 The stage is done when every attempt is stored, or unneeded because its environment's quota is met. Attempts that
-infrastructure failures kept from being played are played when it runs again.
+infrastructure failures kept from being played are played when it runs again, and so are those whose files are gone.
 """
 
 import contextlib
@@ -12,15 +12,23 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from agenttuning.errors import InfrastructureError
+from agenttuning.policies.spending import Spending
 from agenttuning.progress import Progress, say
 from agenttuning.recipe import PolicySpec, Recipe
 from agenttuning.servers import Servers
 from agenttuning.session import Session
-from agenttuning.stages.common import already, open_tracker, rules, show_on
-from agenttuning.stages.rounds import earlier_model, earlier_rounds, model_key, play_rounds
+from agenttuning.stages.common import (
+    EARLIER_MODEL,
+    already,
+    lost_episodes,
+    open_tracker,
+    rescored,
+    rules,
+    show_on,
+)
+from agenttuning.stages.rounds import earlier_model, earlier_rounds, model_key, own_rounds, play_rounds
 from agenttuning.stages.tasks import build_tasks
 from agenttuning.storage import Store
-from agenttuning.storage.lease import Lease
 from agenttuning.storage.manifest import MANIFEST, StageState, begin_stage, finish_stage
 from agenttuning.trajectory import Task, content_hash
 
@@ -30,12 +38,15 @@ if TYPE_CHECKING:
 
 TRACKED_SECONDS = 10.0
 """Least time between two events about the same stage's progress."""
-BEFORE = "earlier_model"
-"""Key of what the last round's model played, in the stage's summary."""
 
 
-def generate(session: Session, servers: Servers) -> dict[str, Any]:
+def generate(session: Session, servers: Servers, others: Sequence[Store] = ()) -> dict[str, Any]:
     """Play the train tasks; every finished episode is durable at once. Rounds before the run's own are run first.
+
+    Args:
+        session: of the run.
+        servers: of its models.
+        others: run directories of the other rounds, where this is one of several: they have one budget.
 
     Raises:
         ConfigurationError: another driver is at work here.
@@ -56,25 +67,28 @@ def generate(session: Session, servers: Servers) -> dict[str, Any]:
     if recipe.rollout.temperatures:
         key["temperatures"] = list(recipe.rollout.temperatures)
     if earlier:
-        key["earlier_model"] = model_key(earlier[-1])
+        key[EARLIER_MODEL] = model_key(earlier[-1])
     quota = _quota(session)
     state = begin_stage(store, "generate", key)
     if _settled(session, state, quota):
         return already("generate", state)
-    # A second driver is refused here, before its tracker touches the events and the W&B run of the first.
-    Lease(store, f"{recipe.run.name}: about to play").release()
     session.ray()
+    rounds = [*others, *own_rounds(session)]
+    elsewhere = sum(Spending(run.child("trajectories")).read() for run in rounds)
     told: dict[str, RolloutSummary] = {}
     with contextlib.closing(_players(session, servers, earlier)) as players:
         for who, policy in players:
             if recipe.rollout.pilot and not who:
-                _pilot(session, tasks, policy, quota)
-            told[who] = _play(session, f"generate-{who}" if who else "generate", tasks, policy, quota)
+                _pilot(session, tasks, policy, quota, elsewhere)
+            stage = f"generate-{who}" if who else "generate"
+            told[who] = _play(session, stage, tasks, policy, quota, elsewhere)
+            say(f"{stage}: {told[who].text()}")
     _heed_unfinished(list(told.values()), recipe)
-    info = {**told[""].as_dict(), "quota": quota}
+    info = {**told[""].as_dict(), "quota": quota, **rescored(store)}
     info["unfinished"] = sum(summary.unfinished for summary in told.values())
-    if BEFORE in told:
-        info[BEFORE] = told[BEFORE].as_dict()
+    info["retried"] = list(told.values())[-1].retried
+    if EARLIER_MODEL in told:
+        info[EARLIER_MODEL] = told[EARLIER_MODEL].as_dict()
     finish_stage(store, "generate", key, info)
     return info
 
@@ -90,11 +104,11 @@ def _players(session: Session, servers: Servers, earlier: Sequence[Store]) -> Ge
     if earlier:
         servers.stop()
         with earlier_model(session, earlier[-1]) as model:
-            yield BEFORE, model
+            yield EARLIER_MODEL, model
 
 
 def _play(
-    session: Session, stage: str, tasks: Sequence[Task], policy: PolicySpec, quota: dict[str, int]
+    session: Session, stage: str, tasks: Sequence[Task], policy: PolicySpec, quota: dict[str, int], elsewhere: float
 ) -> "RolloutSummary":
     from agenttuning.rollout.job import play_tasks
 
@@ -109,12 +123,15 @@ def _play(
             on_progress=_tracked(stage, bar, tracker),
             temperatures=recipe.rollout.temperatures,
             quota=quota,
+            spent_elsewhere=elsewhere,
         )
         tracker.log({f"{stage}/{k}": v for k, v in summary.as_dict().items() if isinstance(v, int | float)})
     return summary
 
 
-def _pilot(session: Session, tasks: Sequence[Task], policy: PolicySpec, quota: dict[str, int]) -> None:
+def _pilot(
+    session: Session, tasks: Sequence[Task], policy: PolicySpec, quota: dict[str, int], elsewhere: float
+) -> None:
     """Play the first tasks of each environment and say what the rest will take."""
     from agenttuning.rollout.forecast import forecast, forecast_text
     from agenttuning.rollout.job import play_tasks
@@ -127,12 +144,20 @@ def _pilot(session: Session, tasks: Sequence[Task], policy: PolicySpec, quota: d
     first = [task for group in by_environment.values() for task in group[: recipe.rollout.pilot]]
     once = recipe.model_copy(update={"rollout": recipe.rollout.model_copy(update={"attempts": 1})})
     with Progress("pilot", len(first), "episodes") as bar:
-        play_tasks(first, once, policy, store, on_progress=show_on(bar), temperatures=once.rollout.temperatures)
+        play_tasks(
+            first,
+            once,
+            policy,
+            store,
+            on_progress=show_on(bar),
+            temperatures=once.rollout.temperatures,
+            spent_elsewhere=elsewhere,
+        )
     stored = read_index(store)
     totals = {name: len(group) * recipe.rollout.attempts for name, group in by_environment.items()}
     thresholds = {name: spec.reward_threshold for name, spec in recipe.environments.items()}
     at_once = recipe.rollout.actors[1] * recipe.rollout.episodes_in_flight
-    spent = float(pc.sum(stored.column("cost")).as_py() or 0.0)
+    spent = elsewhere + float(pc.sum(stored.column("cost")).as_py() or 0.0)
     parts = forecast(stored, totals, thresholds, quota)
     say(f"generate: forecast by {stored.num_rows} episodes\n{forecast_text(parts, spent, at_once, policy)}")
 
@@ -141,12 +166,16 @@ def _settled(session: Session, state: StageState, quota: dict[str, int]) -> bool
     """Return whether a stage that was done once has nothing left to do, or what follows was made of it already."""
     if not state.done:
         return False
-    unfinished = state.info.get("unfinished", 0)
+    unfinished, lost = state.info.get("unfinished", 0), lost_episodes(session.store.child("trajectories"))
     if session.store.child("mixture").exists(MANIFEST):
         if unfinished:
             say(f"generate: {unfinished} attempts stay unplayed: the mixture is made without them")
+        if lost:
+            say(f"generate: {lost} stored episodes are gone, in files torn or deleted; the mixture is made already")
         return True
-    return not unfinished and state.info.get("quota", {}) == quota
+    if lost:
+        say(f"generate: {lost} stored episodes are gone, in files torn or deleted; they are played again")
+    return not unfinished and not lost and state.info.get("quota", {}) == quota
 
 
 def _quota(session: Session) -> dict[str, int]:

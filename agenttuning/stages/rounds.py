@@ -38,10 +38,14 @@ def round_recipes(recipe: Recipe, store: Store) -> list[Recipe]:
     return found
 
 
+def own_rounds(session: Session) -> list[Store]:
+    """Return the run directories of the rounds that the run itself plays before its own, the oldest first."""
+    return [run_store(recipe) for recipe in round_recipes(session.recipe, session.store)]
+
+
 def earlier_rounds(session: Session) -> list[Store]:
-    """Return the run directories of the rounds before, the oldest first."""
-    own = [run_store(recipe) for recipe in round_recipes(session.recipe, session.store)]
-    return [*(Store(uri) for uri in session.recipe.rollout.earlier), *own]
+    """Return the run directories of all rounds before, those of other runs too, the oldest first."""
+    return [*(Store(uri) for uri in session.recipe.rollout.earlier), *own_rounds(session)]
 
 
 def play_rounds(session: Session) -> None:
@@ -49,12 +53,13 @@ def play_rounds(session: Session) -> None:
     from agenttuning.stages import curate, export, generate, mix, train
 
     recipes = round_recipes(session.recipe, session.store)
+    every = [*own_rounds(session), session.store]
     for number, recipe in enumerate(recipes, start=1):
         say(f"round {number} of {len(recipes) + 1}: {run_store(recipe).uri}")
         session.ray()
-        with Session(recipe) as of_round, Servers(of_round) as servers:
+        with Session(recipe, f"a round of {session.recipe.run.name}") as of_round, Servers(of_round) as servers:
             with of_round.timed("generate"):
-                generate(of_round, servers)
+                generate(of_round, servers, [run for run in every if run.uri != of_round.store.uri])
             with of_round.timed("curate"):
                 curate(of_round)
             with of_round.timed("mix"):
