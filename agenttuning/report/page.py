@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from agenttuning import __version__
-from agenttuning.report import views
+from agenttuning.report import rollouts, views
 from agenttuning.report.gather import Gathered, gather
 from agenttuning.report.reading import readings
 from agenttuning.storage import Store
@@ -50,7 +50,9 @@ _VIEWS: dict[str, Callable[[Gathered], Any]] = {
     "general": views.general,
     "failures": views.failures,
     "collected": views.collected,
-    "costs": views.costs,
+    "costs": rollouts.costs,
+    "attempts": rollouts.attempts,
+    "retried": rollouts.retried,
     "mixture": views.mixture,
     "training": views.training,
     "timing": views.timing,

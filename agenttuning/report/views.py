@@ -218,28 +218,6 @@ def _group(name: str, group: dict[str, Any], rules: list[str]) -> Cell:
     }
 
 
-def costs(g: Gathered) -> Cell | None:
-    """Return what generation used: tokens and money by environment and for each kept trajectory."""
-    found = g.generation
-    if not any(found.get("tokens", {}).values()):
-        return None
-    rows = [
-        {
-            "name": name,
-            "tokens": f"{tokens:,}",
-            "tokens_per_kept": _count(found["tokens_per_kept"].get(name)),
-            "cost": _money(found["cost"].get(name)),
-            "cost_per_kept": _money(found["cost_per_kept"].get(name)),
-        }
-        for name, tokens in found["tokens"].items()
-    ]
-    return {"rows": rows, "spent": _money(found.get("spent") or None)}
-
-
-def _money(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.4g}"
-
-
 def mixture(g: Gathered) -> Cell | None:
     """Return what each source holds, and what the training drew of it."""
     held = (g.mixture or {}).get("sources", {})
@@ -254,10 +232,10 @@ def mixture(g: Gathered) -> Cell | None:
             {
                 "name": name,
                 "asked": percent(asked[name]) if name in asked else "–",
-                "held": _count(have.get("items")),
-                "tokens": _count(have.get("tokens")),
-                "supervised": _count(have.get("supervised")),
-                "drawn": _count(took.get("items")),
+                "held": count(have.get("items")),
+                "tokens": count(have.get("tokens")),
+                "supervised": count(have.get("supervised")),
+                "drawn": count(took.get("items")),
                 "item_share": percent(took["item_share"]) if took else "–",
                 "epochs": f"{took['epochs']:.2f}" if took else "–",
             }
@@ -292,7 +270,8 @@ def _deviation(g: Gathered, asked: dict[str, float]) -> float | None:
     return worst
 
 
-def _count(value: float | None) -> str:
+def count(value: float | None) -> str:
+    """Return a number of things as `1,234`; a dash where it is not known."""
     return "–" if value is None else f"{value:,}"
 
 

@@ -21,6 +21,26 @@ ENVIRONMENTS = ("os", "db", "alfworld")
 FAMILIES = ("count files", "find largest", "edit lines", "permissions")
 HOSTILE = "<script>alert('x')</script> & <b>bold</b>"
 
+GENERATED = {
+    "tokens": {"os": 151_200, "db": 98_400, "alfworld": 240_100},
+    "tokens_per_kept": {"os": 3_978.9, "db": 2_659.5, "alfworld": 6_668.1},
+    "cost": {"os": 0.61, "db": 0.38, "alfworld": 1.02},
+    "cost_per_kept": {"os": 0.016, "db": 0.01, "alfworld": 0.028},
+    "spent": 2.06,
+    "pass_at": {
+        "os": {"1": 0.95, "2": 0.9833, "3": 1.0, "4": 1.0},
+        "db": {"1": 0.925, "2": 0.9667, "3": 0.9917, "4": 1.0},
+        "alfworld": {"1": 0.9},
+    },
+    "best": {"os": 1.0, "db": 1.0},
+    "retried": {
+        "all": {"request: rate_limit": 41, "request: time_out": 7, "actor lost": 1},
+        "os": {"environment lost": 3},
+        "alfworld": {"environment hung": 2, "environment lost": 1},
+    },
+}
+"""What `generate` says of a run with several attempts against an endpoint that stumbles."""
+
 RULES = (
     "You work in a Linux shell. Each turn, write a thought, then one action: `Act: bash` with a code block, "
     "`Act: answer(...)` or `Act: finish`. Output beyond 800 characters is cut."
@@ -163,6 +183,7 @@ def write_run(root: Path) -> Store:
     ]
     commit_segment(run.child("trajectories"), "actor-0", 0, train)
     kept = [t for t in train if t.reward == 1.0]
+    run.write_json("trajectories/manifest.json", {"stage": "generate", "key": {}, "done": True, "info": GENERATED})
     run.write_table("curated/kept.parquet", trajectories_table(kept))
     rules = ("reward", "form", "repetition", "duplicate")
     verdicts = [

@@ -1,7 +1,7 @@
 import math
 
 from agenttuning.report.gather import drawn, gather, smoothed, steps_of
-from agenttuning.report.views import costs
+from agenttuning.report.rollouts import costs
 from agenttuning.storage import Store
 
 PLAN = {"mixture": {"agent": {"item_share": 0.2, "items": 1, "epochs": 0.5}}, "packing_efficiency": 0.9}

@@ -112,6 +112,47 @@ def test_the_numbers_are_those_of_the_run_directory(run, page):
     assert "cut from 120 to 100 steps" in text
 
 
+def table_of(page: str, word: str) -> list[list[str]]:
+    """The rows of the first table whose head has a word."""
+    (table,) = [t for t in re.findall(r"<table>.*?</table>", page, re.DOTALL) if f">{word}</th>" in t]
+    rows = [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in table.split("<tr>")]
+    return [[cell.replace("\u00a0", " ") for cell in row] for row in rows if row]
+
+
+def test_infrastructure_failures_are_counted_by_environment_and_kind(page):
+    assert table_of(page, "request: rate_limit") == [
+        [
+            "environment",
+            "actor lost",
+            "environment hung",
+            "environment lost",
+            "request: rate_limit",
+            "request: time_out",
+        ],
+        ["alfworld", "0", "2", "1", "0", "0"],
+        ["os", "0", "0", "3", "0", "0"],
+        ["requests and actors", "1", "0", "0", "41", "7"],
+    ]
+
+
+def test_several_attempts_have_their_chances(page):
+    assert table_of(page, "pass@4") == [
+        ["environment", "pass@1", "pass@2", "pass@3", "pass@4", "best reward"],
+        ["os", "95.0 %", "98.3 %", "100.0 %", "100.0 %", "1.000"],
+        ["db", "92.5 %", "96.7 %", "99.2 %", "100.0 %", "1.000"],
+        ["alfworld", "90.0 %", "–", "–", "–", "–"],
+    ]
+
+
+def test_a_generation_without_failures_says_so(run, tmp_path):
+    other = copy(run, Store(str(tmp_path / "demo")))
+    manifest = run.read_json("trajectories/manifest.json")
+    other.write_json("trajectories/manifest.json", {**manifest, "info": {"retried": {}}})
+    text = read(build_report(other)).text
+    assert "No infrastructure failure was met" in text
+    assert "pass@" not in text
+
+
 def test_failure_columns_add_up_to_the_episodes(page):
     table = page[page.index('<table class="modes">') :]
     table = table[: table.index("</table>")]
@@ -143,6 +184,7 @@ def test_an_empty_directory_says_what_has_not_run(tmp_path):
 
 PARTS = [
     "recipe.yaml",
+    "trajectories/manifest.json",
     "curated/report.json",
     "curated/kept.parquet",
     "mixture/report.json",
