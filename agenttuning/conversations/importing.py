@@ -5,9 +5,9 @@ the reply's text or its tool call; the turns stay as they are, so an export give
 not say is not invented: AgentInstruct holds what its authors kept, so its reward is 1; a run log without a reward gets
 0 and says so, unless the caller names one. `diagnostics` keep where the reward comes from, the licence and the terms.
 
-AgentInstruct: `{"conversations": [{"from", "loss", "value"}], "id": "os_0"}`. AgentBench: `runs.jsonl` with one
-`{"index", "output": {"status", "result", "history": [{"role", "content"}]}}` a line, below `<agent>/<task>/`.
-Messages: `{"messages": [...], "tools": [...], "id", "environment", "reward"}`.
+AgentInstruct: `{"conversations": [{"from", "loss", "value"}], "id": "os_0"}`. AgentBench: see `agentbench`.
+Messages: `{"messages": [...], "tools": [...], "id", "environment", "reward", "outcome", "policy", "family", ...}`; the
+keys beside the messages are what curation writes there, so that its own files read back as what they were.
 """
 
 import re
@@ -15,17 +15,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from agenttuning.conversations.agentbench import failure_of, is_summary, number, read_run
 from agenttuning.conversations.agentinstruct import from_agentinstruct
 from agenttuning.conversations.openai_messages import from_messages
 from agenttuning.conversations.replies import PLAIN, split_turn
 from agenttuning.conversations.sources import source_records
 from agenttuning.conversations.trajectories import LICENCE, TEACHER_TERMS
 from agenttuning.errors import ConfigurationError, DataError
+from agenttuning.progress import say
 from agenttuning.storage import Store
 from agenttuning.storage.segments import commit_segment
-from agenttuning.trajectory import Conversation, Outcome, Task, Trajectory, Turn
+from agenttuning.trajectory import Conversation, Outcome, Task, Trajectory
 
 Format = Literal["auto", "agentinstruct", "agentbench", "messages"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -47,19 +50,6 @@ ENVIRONMENTS = {
     "m2w": "mind2web",
 }
 """This package's name of an environment, by the prefix of a published id or of an AgentBench task."""
-
-_OUTCOMES = {
-    "completed": Outcome.COMPLETED,
-    "agent context limit": Outcome.CONTEXT_LIMIT,
-    "agent validation failed": Outcome.INVALID_ACTION,
-    "agent invalid action": Outcome.INVALID_ACTION,
-    "task limit reached": Outcome.STEP_LIMIT,
-    "task error": Outcome.ENVIRONMENT_FAILURE,
-}
-_EVALUATION_TASK = re.compile(r"[-_](std|standard|dev|test|ext)$")
-_REWARDS = ("reward", "result", "success", "score", "is_correct", "won")
-_ACKNOWLEDGED = re.compile(r"^(ok\b|i've understood|understood\b)", re.IGNORECASE)
-_NEW_PROBLEM = re.compile(r"^(Now, I will start a new problem|A new question:)")
 
 
 @dataclass(frozen=True)
@@ -94,10 +84,12 @@ class ImportReport:
     formats: Counter[str] = field(default_factory=Counter)
     without_reward: int = 0
     """Records whose reward is not known: it was set to 0, and the rule `reward` will drop them."""
+    failed: Counter[str] = field(default_factory=Counter)
+    """Runs of a log that were not played to an end, by the log's reason; they are left out."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        return {**vars(self), "environments": dict(self.environments), "formats": dict(self.formats)}
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 
 
 def import_trajectories(path: str, target: Store, options: ImportOptions) -> ImportReport:
@@ -113,14 +105,19 @@ def import_trajectories(path: str, target: Store, options: ImportOptions) -> Imp
         DataError: a record that its format refuses, or whose environment nobody names; with its place.
     """
     report = ImportReport()
-    found = trajectories_of(path, options)
-    for number, some in enumerate(iter(lambda: list(islice(found, SEGMENT)), [])):
-        commit_segment(target, "import", number, some)
+    found = trajectories_of(path, options, report.failed)
+    for place, some in enumerate(iter(lambda: list(islice(found, SEGMENT)), [])):
+        commit_segment(target, "import", place, some)
         for t in some:
             report.trajectories += 1
             report.environments[t.task.environment] += 1
             report.formats[t.diagnostics[IMPORTED]] += 1
             report.without_reward += t.diagnostics[REWARD_FROM] == "unknown"
+    if report.failed:
+        told = ", ".join(f"{reason} {count}" for reason, count in report.failed.most_common())
+        if not report.trajectories:
+            raise DataError(f"import: {path} holds runs that failed alone ({told}); name the directory of other logs")
+        say(f"import: {report.failed.total()} runs failed and are left out: {told}")
     return report
 
 
@@ -142,10 +139,19 @@ def name_of(path: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last.rsplit(".", 1)[0] if "." in last[1:] else last) or "data"
 
 
-def trajectories_of(path: str, options: ImportOptions) -> Iterator[Trajectory]:
-    """Yield the trajectories of every record below `path`, each under an id of its own; see `import_trajectories`."""
+def trajectories_of(path: str, options: ImportOptions, failed: Counter[str] | None = None) -> Iterator[Trajectory]:
+    """Yield the trajectories of every record below `path`, each under an id of its own; see `import_trajectories`.
+
+    Runs that a log says have failed are counted in `failed` by reason.
+    """
     seen: Counter[str] = Counter()
     for file, place, record in source_records(path, "import"):
+        if is_summary(record):
+            continue
+        if (reason := failure_of(record)) is not None:
+            if failed is not None:
+                failed[reason] += 1
+            continue
         try:
             trajectory = _from_record(record, file, options)
         except DataError as error:
@@ -163,13 +169,34 @@ def _from_record(record: Mapping[str, Any], file: str, options: ImportOptions) -
     read = from_agentinstruct if form == "agentinstruct" else from_messages
     conversation = read(record, "imported")
     environment = options.environment or _environment(record, conversation.id)
-    reward, source = _number(record.get("reward")), "record"
+    reward, source = number(record.get("reward")), "record"
     if reward is None:
         reward = options.reward if options.reward is not None else (1.0 if form == "agentinstruct" else None)
         source = "option" if options.reward is not None else "published as kept" if reward is not None else "unknown"
     policy = options.policy or str(record.get("policy") or record.get("model") or "published")
-    origin = _Origin(form, form, environment, policy, source)
-    return _trajectory(conversation, origin, reward, Outcome.COMPLETED, options)
+    task = str(record.get("task") or form)
+    origin = _Origin(form, task, environment, policy, source, _outcome(record), _text(record, "family") or "imported")
+    terms = {key: text for key in (LICENCE, TEACHER_TERMS) if (text := _text(record, key))}
+    return _trajectory(conversation, origin, reward, options, terms)
+
+
+def _outcome(record: Mapping[str, Any]) -> Outcome:
+    """Return how a record says that its episode ended; without a word it completed.
+
+    Raises:
+        DataError: no such outcome.
+    """
+    given = record.get("outcome")
+    if given is None:
+        return Outcome.COMPLETED
+    if given not in set(Outcome):
+        raise DataError(f"outcome {given!r}: write one of {', '.join(Outcome)}, or leave the key out")
+    return Outcome(given)
+
+
+def _text(record: Mapping[str, Any], key: str) -> str | None:
+    given = record.get(key)
+    return given if isinstance(given, str) and given else None
 
 
 def _form_of(record: Mapping[str, Any]) -> Format:
@@ -198,70 +225,18 @@ def _environment(record: Mapping[str, Any], item: str) -> str:
 
 
 def _agentbench(record: Mapping[str, Any], file: str, options: ImportOptions) -> Trajectory:
-    output = record.get("output")
-    if not isinstance(output, Mapping) or not isinstance(output.get("history"), list):
-        raise DataError(f"run {record.get('index')}: has no history (error: {record.get('error')}); delete that line")
-    agent, task = _log_place(file)
-    if options.split == "train" and _EVALUATION_TASK.search(task):
-        raise ConfigurationError(
-            f"import: {file} is a log of {task!r}, an evaluation task of AgentBench; what learns from it cannot be "
-            "measured on it. Give --split test to store it for looking at: curation learns from train tasks only"
-        )
-    name = re.split(r"[-_]", task)[0].lower()
+    run = read_run(record, file, options.split)
+    name = re.split(r"[-_]", run.task)[0].lower()
     environment = options.environment or ENVIRONMENTS.get(name, name)
     if not environment:
         raise DataError(f"run {record.get('index')}: the path does not name the task; name it with --environment")
-    item = f"{agent}_{task}_{record.get('index')}".strip("_")
-    history = [entry for entry in output["history"] if not _reward_entry(entry)]
-    if any(isinstance(entry, Mapping) and entry.get("role") in ("assistant", "tool", "system") for entry in history):
-        conversation = from_messages({"messages": history, "id": item, "tools": output.get("tools")}, "imported")
-    else:
-        conversation = Conversation(id=item, source="imported", turns=_history(history, item))
-    reward, source = _log_reward(output), "log"
+    reward, source = run.reward, "log"
     if reward is None:
         reward, source = options.reward, "option" if options.reward is not None else "unknown"
-    outcome = _OUTCOMES.get(str(output.get("status")), Outcome.POLICY_FAILURE)
-    policy = options.policy or agent or "published"
     # Without the agent's name, so that several agents' runs of one problem are attempts at one task.
-    origin = _Origin("agentbench", f"{task}_{record.get('index')}", environment, policy, source)
-    return _trajectory(conversation, origin, reward, outcome, options)
-
-
-def _log_place(file: str) -> tuple[str, str]:
-    """Return agent and task of `.../<agent>/<task>/runs.jsonl`; empty where the path is shorter."""
-    parts = [part for part in file.split("/")[:-1] if part not in (".", "")]
-    return (parts[-2] if len(parts) > 1 else "", parts[-1] if parts else "")
-
-
-def _history(history: list[Any], item: str) -> tuple[Turn, ...]:
-    """Return a log's turns: acknowledgements and the worked example before the problem carry no loss."""
-    turns: list[Turn] = []
-    for place, entry in enumerate(history):
-        role, text = (entry.get("role"), entry.get("content")) if isinstance(entry, Mapping) else (None, None)
-        if role not in ("user", "agent") or not isinstance(text, str):
-            raise DataError(f"run {item!r}, turn {place}: not a user's or an agent's text: {str(entry)[:60]!r}")
-        if role == "user" and _NEW_PROBLEM.match(text):
-            turns = [t.model_copy(update={"loss": False}) if t.role == "assistant" else t for t in turns]
-        trained = None if role == "user" else not (len(turns) == 1 and _ACKNOWLEDGED.match(text))
-        turns.append(Turn(role="user" if role == "user" else "assistant", content=text, loss=trained))
-    return tuple(turns)
-
-
-def _reward_entry(entry: Any) -> bool:
-    """Whether an entry of a history is no turn but the reward of the turn before (AgentBench's function calling)."""
-    return isinstance(entry, Mapping) and "role" not in entry and "reward" in entry
-
-
-def _log_reward(output: Mapping[str, Any]) -> float | None:
-    """Return a log's reward: of its result, else of the last entry of its history that is one."""
-    result = output.get("result")
-    found = [_number(result.get(key)) for key in _REWARDS] if isinstance(result, Mapping) else [_number(result)]
-    found += [_number(entry["reward"]) for entry in reversed(output["history"]) if _reward_entry(entry)]
-    return next((reward for reward in found if reward is not None), None)
-
-
-def _number(value: Any) -> float | None:
-    return min(1.0, max(0.0, float(value))) if isinstance(value, bool | int | float) else None
+    task, policy = f"{run.task}_{record.get('index')}", options.policy or run.agent or "published"
+    origin = _Origin("agentbench", task, environment, policy, source, run.outcome)
+    return _trajectory(run.conversation, origin, reward, options)
 
 
 @dataclass(frozen=True)
@@ -274,10 +249,16 @@ class _Origin:
     environment: str
     policy: str
     reward_from: str
+    outcome: Outcome
+    family: str = "imported"
 
 
 def _trajectory(
-    conversation: Conversation, origin: _Origin, reward: float | None, outcome: Outcome, options: ImportOptions
+    conversation: Conversation,
+    origin: _Origin,
+    reward: float | None,
+    options: ImportOptions,
+    terms: Mapping[str, str] = MappingProxyType({}),
 ) -> Trajectory:
     # Beside tool calls a plain text is the model's last word, not the textual grammar of the environment.
     grammar = PLAIN if any(turn.tool_calls for turn in conversation.turns) else origin.environment
@@ -286,7 +267,7 @@ def _trajectory(
     shown = next((t.content for t in reversed(turns[:first]) if t.role == "user"), turns[0].content if turns else "")
     diagnostics: dict[str, Any] = {IMPORTED: origin.form, REWARD_FROM: origin.reward_from}
     given = {LICENCE: options.licence, TEACHER_TERMS: options.teacher_terms}
-    diagnostics |= {key: value for key, value in given.items() if value is not None}
+    diagnostics |= {**terms, **{key: value for key, value in given.items() if value is not None}}
     if conversation.meta:
         diagnostics["meta"] = conversation.meta
     task = Task(
@@ -294,7 +275,7 @@ def _trajectory(
         split=options.split,
         instruction=shown,
         payload={"imported": origin.task},
-        family="imported",
+        family=origin.family,
         origin="dataset",
     )
     return Trajectory(
@@ -305,7 +286,7 @@ def _trajectory(
         tools=conversation.tools,
         reward=reward or 0.0,
         score=reward or 0.0,
-        outcome=outcome,
+        outcome=origin.outcome,
         policy=origin.policy,
         steps=sum(1 for turn in turns if turn.loss),
         diagnostics=diagnostics,

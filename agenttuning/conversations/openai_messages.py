@@ -1,9 +1,9 @@
 """OpenAI messages: `{"messages": [...], "tools": [...], "id"}`.
 
-Roles `system`, `user`, `assistant`, `tool`; `content`, `name`, `tool_calls`, `tool_call_id` as the chat completions
-API writes them; `reasoning_content` (or `reasoning`) for a model's reasoning. Whether an assistant message is trained
-stands in `loss` (true or false); on input `weight` (1 or 0), the key of OpenAI's fine-tuning files, means the same.
-Messages without any flag train every assistant message.
+Roles `system` (read also as `developer`, its newer name), `user`, `assistant`, `tool`; `content`, `name`, `tool_calls`,
+`tool_call_id` as the chat completions API writes them; `reasoning_content` (or `reasoning`) for a model's reasoning.
+Whether an assistant message is trained stands in `loss` (true or false); on input `weight` (1 or 0), the key of
+OpenAI's fine-tuning files, means the same. Messages without any flag train every assistant message.
 
 What a `Turn` cannot hold (images, audio, legacy `function_call`) is refused, never dropped. `content: null` beside
 tool calls is the empty text, and a list of text parts is their concatenation.
@@ -93,6 +93,8 @@ def to_messages(conversation: Conversation) -> dict[str, Any]:
 
 
 def _role(message: Mapping[str, Any], item: str, index: int) -> Role:
+    if message.get("role") == "developer":
+        return "system"
     known: tuple[Role, ...] = get_args(Role)
     for role in known:
         if role == message.get("role"):

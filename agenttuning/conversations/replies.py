@@ -27,7 +27,10 @@ _KG_CALL = re.compile(r"^[ \t]*Action:\s*(\w+)\((.*?)\)\s*$", re.MULTILINE)
 _KG_FINAL = re.compile(r"(?:Find|Final) Answer:\s*(#\d+)")
 _ALF_ACTION = re.compile(r"ACTION:\s*(.*)", re.IGNORECASE)
 _SHOP_ACTION = re.compile(r"[Aa]ction:\s*(search|click)\[(.+)\]")
-_WEB = re.compile(r"Answer:\s*([A-Z])\b\.?\s*(?:Action:\s*(\w+)\s*)?(?:Value:\s*(.*))?", re.DOTALL)
+_WEB_LINE = {
+    key: re.compile(rf"^[ \t]*{key}:[ \t]*(.*?)[ \t\r]*$", re.MULTILINE) for key in ("Answer", "Action", "Value")
+}
+_WEB_OPERATIONS = ("CLICK", "TYPE", "SELECT")
 _LABEL = re.compile(r"^\s*(?:THOUGHT|Thought|Think):\s*")
 _REACT = re.compile(r"^[ \t]*Action:[ \t]*(.*)", re.MULTILINE | re.DOTALL)
 _KG_ARGUMENTS = {
@@ -157,11 +160,17 @@ def _webshop(text: str) -> Split:
 
 
 def _mind2web(text: str) -> Split:
-    found = _WEB.search(text)
+    found = _WEB_LINE["Answer"].search(text)
     if found is None:
         return _before(text, len(text)), None
-    arguments = {"choice": found[1]} | ({"value": found[3].strip()} if found[3] else {})
-    return _before(text, found.start()), Action(name=(found[2] or "none").lower(), arguments=arguments)
+    thought, letter, rest = _before(text, found.start()), found[1].removesuffix("."), text[found.end() :]
+    given = {key: match[1] for key in ("Action", "Value") if (match := _WEB_LINE[key].search(rest)) is not None}
+    operation = "" if letter == "A" else given.get("Action", "")
+    value = given.get("Value", "") if operation in ("TYPE", "SELECT") else ""
+    complete = letter == "A" or operation == "CLICK" or (operation in _WEB_OPERATIONS and value)
+    if not re.fullmatch("[A-F]", letter) or not complete:
+        return thought, None
+    return thought, Action(name="choose", arguments={"letter": letter, "operation": operation, "value": value})
 
 
 def _react(text: str) -> Split:

@@ -74,7 +74,9 @@ def messages_with_tool_calls(trajectory: Trajectory, tools: Sequence[dict[str, A
 
 
 def _origin(trajectory: Trajectory) -> dict[str, Any]:
+    # What an imported record said beside its turns comes first: what is known here counts.
     return {
+        **trajectory.diagnostics.get("meta", {}),
         "task": trajectory.task.id,
         "environment": trajectory.task.environment,
         "family": trajectory.task.family,

@@ -51,6 +51,7 @@ def test_agentinstruct_is_read_from_parquet_and_json(tmp_path):
         "environments": {"os": 1, "mind2web": 1},
         "formats": {"agentinstruct": 2},
         "without_reward": 0,
+        "failed": {},
     }
     assert imported(tmp_path / "all.json", tmp_path / "b")[1] == found
     os_3 = found["os_3"]
@@ -63,7 +64,8 @@ def test_agentinstruct_is_read_from_parquet_and_json(tmp_path):
     assert os_3.turns[5].action == Action(name="bash", arguments={"script": "wc -l /etc/passwd"})
     assert os_3.turns[5].thought == "I read passwd."
     assert os_3.turns[1].action is None, "a demonstration is not the agent's own"
-    assert found["mind2web_5"].turns[1].action == Action(name="click", arguments={"choice": "B"})
+    clicked = {"letter": "B", "operation": "CLICK", "value": ""}
+    assert found["mind2web_5"].turns[1].action == Action(name="choose", arguments=clicked)
 
 
 def test_options_say_what_the_records_do_not(tmp_path):
@@ -134,6 +136,27 @@ def test_logs_of_function_calls_have_their_rewards_between_the_turns(tmp_path):
     assert t.turns[2].action == Action(name="bash_action", arguments={"script": "ls"})
 
 
+def test_a_directory_of_logs_counts_the_runs_that_failed(tmp_path, capfd):
+    log = tmp_path / "gpt-4" / "os-train"
+    write_lines(log / "runs.jsonl", run(0, HISTORY, status="completed", result=True))
+    error = {"error": "AGENT_ERROR", "info": "timed out", "output": None}
+    torn = {**run(3, HISTORY, status="unknown", result=None), "error": "NETWORK_ERROR"}
+    write_lines(log / "error.jsonl", {"index": 1, **error}, {"index": 2, **error}, torn)
+    (log / "overall.json").write_text('{"total": 4, "validation": {"running": 0.0}, "custom": {}}')
+    report, found = imported(tmp_path, tmp_path / "a")
+    assert list(found) == ["gpt-4_os-train_0"]
+    assert report["failed"] == {"AGENT_ERROR": 2, "NETWORK_ERROR": 1}
+    assert "3 runs failed and are left out: AGENT_ERROR 2, NETWORK_ERROR 1" in "".join(capfd.readouterr())
+    with pytest.raises(DataError, match=r"runs that failed alone \(AGENT_ERROR 2, NETWORK_ERROR 1\)"):
+        imported(log / "error.jsonl", tmp_path / "b")
+
+
+def test_a_developers_message_is_the_systems(tmp_path):
+    said = [{"role": "developer", "content": "You search."}, *MESSAGES[1:]]
+    path = write_lines(tmp_path / "x.jsonl", {"messages": said, "id": "a", "environment": "x", "reward": 1})
+    assert imported(path, tmp_path / "t")[1]["a"].turns[0].role == "system"
+
+
 def test_a_log_of_an_evaluation_task_is_not_learned_from(tmp_path):
     write_lines(tmp_path / "gpt-4" / "dbbench-std" / "runs.jsonl", run(0, HISTORY, status="completed", result=1))
     with pytest.raises(ConfigurationError, match=r"'dbbench-std', an evaluation task.*--split test"):
@@ -173,9 +196,12 @@ def test_errors_name_file_place_and_cure(tmp_path):
     strange = write_lines(tmp_path / "s.jsonl", {"text": "x"})
     with pytest.raises(DataError, match=r"s\.jsonl, line 1: no known format: the keys are text"):
         imported(strange, tmp_path / "a")
-    failed = write_lines(tmp_path / "g" / "os-train" / "runs.jsonl", {"index": 7, "error": "x", "output": None})
-    with pytest.raises(DataError, match=r"run 7: has no history.*delete that line"):
+    failed = write_lines(tmp_path / "g" / "os-train" / "runs.jsonl", {"index": 7, "error": None, "output": None})
+    with pytest.raises(DataError, match=r"run 7: has neither a history nor an error.*delete that line"):
         imported(failed, tmp_path / "b")
+    ended = write_lines(tmp_path / "e.jsonl", {"messages": MESSAGES, "id": "a", "environment": "x", "outcome": "won"})
+    with pytest.raises(DataError, match=r"e\.jsonl, line 1: outcome 'won': write one of completed, "):
+        imported(ended, tmp_path / "d")
     with pytest.raises(ConfigurationError, match=r"import.*no file or directory"):
         imported(tmp_path / "none.jsonl", tmp_path / "c")
     with pytest.raises(ConfigurationError, match=r"--format must be one of auto, .*'csv'"):

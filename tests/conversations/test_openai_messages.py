@@ -74,7 +74,7 @@ def test_equivalent_spellings_are_read():
 @pytest.mark.parametrize(
     ("message", "what"),
     [
-        ({"role": "developer", "content": "q"}, "role 'developer'"),
+        ({"role": "function", "content": "q"}, "role 'function'"),
         ({"role": "user", "content": None}, "content is not text"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "content is not text"),
         ({"role": "assistant", "content": "a", "audio": {"id": "1"}}, "'audio' cannot be expressed"),

@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agenttuning.conversations.replies import split_reply, split_turn
+from agenttuning.environments.base import make_environment
+from agenttuning.errors import MalformedReply
 from agenttuning.trajectory import Action, ToolCall, Turn
 
 
@@ -45,9 +47,10 @@ def act(action: str, **arguments) -> Action:
             "mind2web",
             "Thought: Yes.\nAnswer: C.\nAction: TYPE\nValue: 4 pm",
             "Yes.",
-            act("type", choice="C", value="4 pm"),
+            act("choose", letter="C", operation="TYPE", value="4 pm"),
         ),
-        ("mind2web", "Answer: A.", None, act("none", choice="A")),
+        ("mind2web", "Answer: A.", None, act("choose", letter="A", operation="", value="")),
+        ("mind2web", "Answer: B.\nAction: SET\nValue: 9", None, None),
         ("mine", "Thought: I go.\nAction: north", "I go.", act("text", text="north")),
         ("mine", "Hello.", None, act("message", text="Hello.")),
         ("mine", "", None, None),
@@ -55,6 +58,46 @@ def act(action: str, **arguments) -> Action:
 )
 def test_replies_are_split(environment, text, thought, action):
     assert split_reply(environment, text) == (thought, action)
+
+
+REPLIES = {
+    "os": [
+        "Think: I list.\n\nAct: bash\n\n```bash\nls\n```",
+        "Think: So.\n\nAct: answer(12)",
+        "Think: So.\n\nAct: finish",
+    ],
+    "db": ["Count.\nAction: Operation\n```sql\nSELECT 1\n```", 'So.\nAction: Answer\nFinal Answer: ["a"]'],
+    "kg": ["Thought: From #2.\nAction: get_neighbors(#2, a.b.c)", "Thought: It is #3.\nFinal Answer: #3"],
+    "alfworld": ["THOUGHT: A mug.\nACTION: take mug 1 from shelf 2", "THOUGHT: On.\nACTION: go to cabinet 1"],
+    "webshop": ["Thought:\nA hat.\n\nAction:\nsearch[red hat]", "Thought:\nThis.\n\nAction:\nclick[b0abc]"],
+    "mind2web": [
+        f"Thought: It is {letter}.\nAnswer: {letter}.\n{rest}"
+        for letter in "ABF"
+        for rest in (
+            "Action: CLICK",
+            "Action: TYPE\nValue: 4 pm",
+            "Action: SELECT\nValue: b\nmore",
+            "Action: CLICK\nValue: x",
+        )
+    ],
+}
+
+
+@pytest.mark.parametrize("environment", REPLIES)
+def test_a_recorded_reply_reads_as_the_environment_reads_it(environment):
+    with make_environment(environment) as built:
+        for text in REPLIES[environment]:
+            parsed = built.parse(text)
+            assert split_reply(environment, text) == (parsed.thought, parsed.action), text
+
+
+@pytest.mark.parametrize(
+    "text", ["Answer: B.", "Answer: G.\nAction: CLICK", "Answer: B.\nAction: SET", "Answer: C.\nAction: TYPE"]
+)
+def test_what_mind2web_refuses_is_no_action(text):
+    with make_environment("mind2web") as built, pytest.raises(MalformedReply):
+        built.parse(text)
+    assert split_reply("mind2web", text)[1] is None
 
 
 def test_a_tool_call_is_the_action_and_the_text_its_thought():
