@@ -13,8 +13,8 @@ from agenttuning.conversations.trajectories import LICENCE, TEACHER_TERMS, conve
 from agenttuning.curation.contamination import EvaluationIndex, Span, contaminated_spans, worst_sample
 from agenttuning.curation.mending import mended
 from agenttuning.curation.minhash import WINDOW_SHORT, Signature, signature, signature_of
-from agenttuning.curation.rules import NEAR_DUPLICATE, NEAR_TASK, RULES
-from agenttuning.curation.scrub import scrub
+from agenttuning.curation.rules import CONTAMINATION, NEAR_DUPLICATE, NEAR_TASK, RULES, SCRUB
+from agenttuning.curation.scrub import scrub, scrubbed_text
 from agenttuning.curation.steps import Objection, first_task_turn
 from agenttuning.curation.words import Hashes, token_hashes, tokens
 from agenttuning.errors import DataError
@@ -31,6 +31,8 @@ class Judged:
 
     trajectory: Trajectory
     """Mended and masked, with its licence and its teacher's terms."""
+    task: str
+    """Id of the task as it was played; masking changes what the trajectory carries."""
     rule: str | None
     """The rule that dropped it; None where all keep it."""
     reason: str | None
@@ -58,15 +60,15 @@ def judge(trajectory: Trajectory, recipe: Recipe, names: tuple[str, ...], index:
             f"trajectory {trajectory.id} plays a task of the split {trajectory.task.split!r}: test tasks are never "
             "learned from; curate the trajectories of train tasks"
         )
-    options = recipe.curation
+    options, task = recipe.curation, trajectory.task.id
     mends: dict[str, str] = {}
     masked: dict[str, int] = {}
     compared = _Compared()
     for name in names:
         objection: Objection | None = None
-        if name == "scrub":
+        if name == SCRUB:
             trajectory, masked = scrub(trajectory)
-        elif name == "contamination" and index is not None:
+        elif name == CONTAMINATION and index is not None:
             compared.against(trajectory, index)
             objection = contamination(compared.spans, index, options.max_contamination)
         elif name in RULES:
@@ -76,7 +78,12 @@ def judge(trajectory: Trajectory, recipe: Recipe, names: tuple[str, ...], index:
         how = options.bad_turns.get(name, options.on_bad_turn)
         better = mended(trajectory, objection.turns, how)
         if better is None:
-            return Judged(labelled(trajectory, recipe), name, objection.reason, mends, masked)
+            reason = objection.reason
+            if SCRUB in names:
+                # What is written of a dropped one, its reason or its side of a pair, is masked as well.
+                reason = scrubbed_text(reason)
+                trajectory = scrub(trajectory)[0] if options.pairs and name in FAILURES else trajectory
+            return Judged(labelled(trajectory, recipe), task, name, reason, mends, masked)
         trajectory, mends[name] = better, how
         compared = _Compared()
     if index is not None:
@@ -84,12 +91,13 @@ def judge(trajectory: Trajectory, recipe: Recipe, names: tuple[str, ...], index:
     turns = [turn.model_dump(mode="json") for turn in trajectory.turns]
     return Judged(
         trajectory=labelled(trajectory, recipe),
+        task=task,
         rule=None,
         reason=None,
         mends=mends,
         masked=masked,
         spans=compared.spans,
-        digest=content_hash([trajectory.task.id, turns]),
+        digest=content_hash([task, turns]),
         text_signature=signature_of(compared.text(trajectory)) if NEAR_DUPLICATE in names else None,
         task_signature=signature(task_text(trajectory), WINDOW_SHORT) if NEAR_TASK in names else None,
     )
@@ -151,14 +159,16 @@ def _policy_terms(trajectory: Trajectory) -> str:
 def run_lines(judged: Judged) -> bytes:
     """Return what the second pass needs of a trajectory, as one line: id, digest, record and both export formats.
 
-    The AgentInstruct record is null where the format cannot express the trajectory.
+    The AgentInstruct record is null where the format cannot express the trajectory. The messages carry beside them
+    where they were played and how it ended, so that they can be imported again.
     """
     trajectory = judged.trajectory
-    plain = conversation_from_trajectory(trajectory).model_copy(update={"meta": {}})
+    conversation = conversation_from_trajectory(trajectory)
     try:
+        plain = conversation.model_copy(update={"meta": {}})
         record: str | None = orjson.dumps(to_agentinstruct(plain)).decode()
     except DataError:
         record = None
-    messages = orjson.dumps(to_messages(plain)).decode()
+    messages = orjson.dumps(to_messages(conversation)).decode()
     line = [trajectory.id, judged.digest, trajectory.model_dump_json(), record, messages]
     return orjson.dumps(line) + b"\n"

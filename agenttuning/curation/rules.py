@@ -20,9 +20,10 @@ from agenttuning.trajectory import Outcome, Trajectory
 
 __all__ = ["ALL_RULES", "RULES", "Played", "check_rules", "first_objection", "played"]
 
-SPECIAL_RULES = ("scrub", "contamination", "duplicate", "near_duplicate", "near_task")
+SCRUB, CONTAMINATION, QUOTA = "scrub", "contamination", "quota"
+DUPLICATE, NEAR_DUPLICATE, NEAR_TASK = "duplicate", "near_duplicate", "near_task"
+SPECIAL_RULES = (SCRUB, CONTAMINATION, DUPLICATE, NEAR_DUPLICATE, NEAR_TASK)
 """Rules that change a trajectory, need the evaluation splits, or compare trajectories with each other."""
-DUPLICATE, NEAR_DUPLICATE, NEAR_TASK, QUOTA = "duplicate", "near_duplicate", "near_task", "quota"
 
 
 def reward(trajectory: Trajectory, recipe: Recipe) -> Objection | None:

@@ -82,7 +82,7 @@ def _row(j: Judged) -> dict[str, Any]:
     return {
         "id": t.id,
         "digest": j.digest,
-        "task": t.task.id,
+        "task": j.task,
         "environment": t.task.environment,
         "family": t.task.family,
         "origin": t.task.origin,

@@ -1,12 +1,16 @@
 """Mask secrets and personal data in what is trained and exported.
 
-Found are: e-mail addresses, telephone numbers, public IP addresses, payment card numbers (with a right check digit),
-keys and tokens of well-known shapes, passwords in URLs, and private key blocks. Equal values of one trajectory become
-the same placeholder, such as `<EMAIL_1>`, in thought, action and observation alike, so the trajectory stays coherent.
-What nobody owns is left: private and documentation addresses, example domains, fictional telephone numbers.
+Found are: e-mail addresses, telephone numbers, public IP addresses, payment card numbers and IBANs (with right check
+digits), US social security numbers, keys and tokens of well-known shapes, private key blocks, and what is named as a
+secret where it stands (`secrets`). What nobody owns is left: private and documentation addresses, versions of four
+numbers, example domains, fictional telephone numbers.
 
-A mask is no proof of absence: names, postal addresses and secrets without a shape are not found. The task's own
-payload and the evidence, which are never trained, stay as they are.
+Equal values of one trajectory become the same placeholder, such as `<EMAIL_1>`, in the task, thought, action,
+observation and evidence alike, so the trajectory stays coherent. A task that holds such a value can then no longer be
+set up or graded: curation writes copies, and the stored trajectories stay as they were played. Equal tasks are masked
+alike, so attempts at one task still share its id.
+
+A mask is no proof of absence: names, postal addresses and secrets without a shape or a name are not found.
 """
 
 import ipaddress
@@ -16,7 +20,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from agenttuning.trajectory import Trajectory, Turn
+from agenttuning.curation.secrets import NAMED, SECRET, named_secret
+from agenttuning.trajectory import Call, Task, Trajectory, Turn
 
 _EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}\b")
 _NOBODYS_DOMAIN = re.compile(
@@ -32,51 +37,70 @@ _FICTIONAL = re.compile(r"555[ .-]?01\d\d$")
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\d)")
 _IPV6 = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{1,4}:){3,7}(?::?[0-9A-Fa-f]{1,4}){1,4}(?![\w:])")
 _CARD = re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d.-]*\d)")
-_SECRET = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
-    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
-    r"|\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bgithub_pat_[A-Za-z0-9_]{40,}\b|\bglpat-[A-Za-z0-9_-]{20,}"
-    r"|\bsk-(?:[a-z]+-)*[A-Za-z0-9_-]{20,}|\bhf_[A-Za-z0-9]{30,}\b|\bAIza[0-9A-Za-z_-]{35}\b"
-    r"|\bxox[abprs]-[A-Za-z0-9-]{10,}|\b[rs]k_live_[A-Za-z0-9]{16,}\b"
-    r"|\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"
-    r"|(?<=://)[^\s/:@]{1,64}:[^\s/:@]{1,128}(?=@)",
-    re.DOTALL,
+_SSN = re.compile(r"(?<![\w.-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-]|\.\d)")
+_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
+_VERSION_BEFORE = re.compile(
+    r"(?:\bv(?:er(?:sion)?)?\.?[ :=]{0,2}|(?i:\bversions?\W{1,3}|\brelease\s)"
+    r"|\w[_-]|(?<!tcp)(?<!udp)(?<=\w)/|\w[=<>~]=\s?)$"
 )
+_VERSION_AFTER = re.compile(
+    r"\s(?:(?:is |was |are )?(?:already )?(?:installed|released)|or (?:later|newer|higher)|and (?:above|later|newer)"
+    r"|amd64|arm64|i386|all\b|noarch|x86_64)"
+)
+"""What stands beside a version of four numbers: `nginx 1.18.0.2 installed`, `nginx/1.18.0.2`."""
+NEAR = 24
+"""Characters beside an address that are looked at."""
 
 
-def _keep_email(found: str) -> bool:
+def _keep_email(match: re.Match[str]) -> bool:
+    found = match[0]
     return _NOBODYS_DOMAIN.search(found.rpartition("@")[2]) is not None
 
 
-def _keep_phone(found: str) -> bool:
+def _keep_phone(match: re.Match[str]) -> bool:
+    found = match[0]
     return _FICTIONAL.search(found) is not None or sum(map(str.isdigit, found)) < LEAST_DIGITS
 
 
-def _keep_ip(found: str) -> bool:
+def _keep_ip(match: re.Match[str]) -> bool:
     try:
-        return not ipaddress.ip_address(found).is_global
+        if not ipaddress.ip_address(match[0]).is_global:
+            return True
     except ValueError:
         return True
+    start, end = match.span()
+    before, after = match.string[max(0, start - NEAR) : start], match.string[end : end + NEAR]
+    return _VERSION_BEFORE.search(before) is not None or _VERSION_AFTER.match(after) is not None
 
 
-def _keep_card(found: str) -> bool:
-    digits = [int(c) for c in found if c.isdigit()]
+def _keep_card(match: re.Match[str]) -> bool:
+    digits = [int(c) for c in match[0] if c.isdigit()]
     if digits[0] not in (3, 4, 5, 6) or len(set(digits)) == 1:
         return True
     doubled = [d * 2 - 9 * (d > 4) if place % 2 else d for place, d in enumerate(reversed(digits))]
     return sum(doubled) % 10 != 0
 
 
-_KINDS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
-    ("SECRET", _SECRET, lambda found: False),
+def _keep_iban(match: re.Match[str]) -> bool:
+    found = match[0].replace(" ", "")
+    turned = "".join(str(int(c, 36)) for c in found[4:] + found[:4])
+    return not 15 <= len(found) <= 34 or int(turned) % 97 != 1
+
+
+_KINDS: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], bool]], ...] = (
+    ("SECRET", SECRET, lambda match: False),
+    ("SECRET", NAMED, lambda match: not named_secret(match)),
     ("EMAIL", _EMAIL, _keep_email),
+    ("IBAN", _IBAN, _keep_iban),
     ("CARD", _CARD, _keep_card),
+    ("SSN", _SSN, lambda match: False),
     ("PHONE", _PHONE, _keep_phone),
     ("IP", _IPV4, _keep_ip),
     ("IP", _IPV6, _keep_ip),
 )
 _HINT = re.compile(
     r"@|-----BEGIN|\d[ .():-]*\d[ .():-]*\d|:[0-9A-Fa-f]|_[A-Za-z0-9]{16}|-[A-Za-z0-9]{10}|AKIA|ASIA|AIza|eyJ"
+    r"|(?i:passw|passphrase|secret|token|key|bearer|basic |mysql)"
 )
 
 
@@ -102,8 +126,13 @@ class Masks:
             return {key: self.value(inner) for key, inner in value.items()}
         return [self.value(inner) for inner in value] if isinstance(value, list) else value
 
-    def _replace(self, kind: str, keep: Callable[[str], bool], match: re.Match[str]) -> str:
-        return match[0] if keep(match[0]) else self._name(kind, match[0])
+    def _replace(self, kind: str, keep: Callable[[re.Match[str]], bool], match: re.Match[str]) -> str:
+        if keep(match):
+            return match[0]
+        group = match.lastindex or 0
+        start, end = match.start(), match.end()
+        found = match.string[start : match.start(group)], match.string[match.end(group) : end]
+        return found[0] + self._name(kind, match[group]) + found[1]
 
     def _name(self, kind: str, found: str) -> str:
         known = self._given.get((kind, found))
@@ -118,21 +147,58 @@ class Masks:
 
 
 def scrub(trajectory: Trajectory) -> tuple[Trajectory, dict[str, int]]:
-    """Return the trajectory with its turns masked, and how many different values of each kind were."""
-    if not any(_HINT.search(text) for turn in trajectory.turns for text in _texts(turn)):
+    """Return the trajectory with its texts masked, and how many different values of each kind were."""
+    if not any(_HINT.search(text) for text in _texts(trajectory)):
         return trajectory, {}
     masks = Masks()
-    turns = tuple(_masked(turn, masks) for turn in trajectory.turns)
+    # The task comes first, so that equal tasks get equal masks whatever their episodes hold.
+    update = {
+        "task": _masked_task(trajectory.task, masks),
+        "turns": tuple(_masked(turn, masks) for turn in trajectory.turns),
+        "evidence": masks.value(trajectory.evidence),
+        "diagnostics": masks.value(trajectory.diagnostics),
+    }
     counts = masks.counts()
-    return (trajectory.model_copy(update={"turns": turns}), counts) if counts else (trajectory, {})
+    if not counts:
+        return trajectory, {}
+    changed = {i for i, turn in enumerate(trajectory.turns) if turn != update["turns"][i]}
+    update["calls"] = tuple(_without_tokens(call) if call.turn in changed else call for call in trajectory.calls)
+    return trajectory.model_copy(update=update), counts
 
 
-def _texts(turn: Turn) -> Iterator[str]:
-    yield turn.content
-    if turn.reasoning:
-        yield turn.reasoning
-    for call in turn.tool_calls:
-        yield call.arguments
+def scrubbed_text(text: str) -> str:
+    """Return a text of its own, such as a reason, masked."""
+    return Masks().text(text)
+
+
+def _texts(trajectory: Trajectory) -> Iterator[str]:
+    for turn in trajectory.turns:
+        yield turn.content
+        if turn.reasoning:
+            yield turn.reasoning
+        for call in turn.tool_calls:
+            yield call.arguments
+    yield trajectory.task.instruction
+    yield from _strings([trajectory.task.payload, trajectory.evidence, trajectory.diagnostics])
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _strings(inner)
+
+
+def _masked_task(task: Task, masks: Masks) -> Task:
+    texts = {"instruction": masks.text(task.instruction), "payload": masks.value(task.payload)}
+    # A changed copy must not carry the id that its original has worked out.
+    return Task.model_validate({**task.model_dump(), **texts})
+
+
+def _without_tokens(call: Call) -> Call:
+    """Return a call without the tokens of its reply, which spell what was masked."""
+    return call.model_copy(update={"token_ids": None, "logprobs": None, "tokenizer": None})
 
 
 def _masked(turn: Turn, masks: Masks) -> Turn:

@@ -9,8 +9,8 @@ from agenttuning.conversations.sources import source_records
 from agenttuning.curation.run import curate
 from agenttuning.recipe import validate_recipe
 from agenttuning.storage import Store
-from agenttuning.storage.segments import commit_segment, table_trajectories
-from agenttuning.trajectory import Outcome, Turn
+from agenttuning.storage.segments import commit_segment, read_trajectories, table_trajectories
+from agenttuning.trajectory import Action, Outcome, Task, Turn
 
 
 def curated(tmp_path, trajectories, *rules, evaluation=None, **options):
@@ -66,6 +66,29 @@ def test_pairs_hold_a_success_and_a_failure_of_the_same_task(tmp_path):
     assert pairs[0]["rejected"][0]["value"] == "I look.|bad"
     assert (pairs[0]["chosen_reward"], min(pair["rejected_reward"] for pair in pairs)) == (1.0, 0.0)
     assert not curated(tmp_path / "again", everything, "reward")[3].exists("pairs.parquet")
+
+
+def test_nothing_that_is_written_holds_what_scrub_masks(tmp_path):
+    mail = "jane@gmail.com"
+    opening = (*OPENING[:2], Turn(role="user", content=f"Write to {mail}."))
+    won, lost = (
+        trajectory((agent(f"{word} {mail} joe@gmail.com"),), attempt=n, reward=1.0 - n, opening=opening)
+        for n, word in enumerate(("mail", "call"))
+    )
+    task = Task(environment="os", split="train", instruction=f"Write to {mail}.")
+    known = trajectory((agent("x", thought=f"It returned the expected answer {mail}."),), number=4, opening=opening)
+    won, lost, known = (t.model_copy(update={"task": task, "evidence": {"sent": [mail]}}) for t in (won, lost, known))
+    rules = ("reward", "hindsight", "scrub")
+    report, kept, dropped, target = curated(tmp_path / "a", [won, lost, known], *rules, pairs=True)
+    assert (report.total.tasks, list(kept), set(dropped)) == (1, [won.id], {lost.id, known.id})
+    (pair,) = target.read_table("pairs.parquet").to_pylist()
+    assert pair["task"] == task.id, "the task as it was played"
+    assert [turn["value"] for turn in pair["prompt"]][-1] == "Write to <EMAIL_1>."
+    assert pair["rejected"][0]["value"] == "I look.|call <EMAIL_1> <EMAIL_2>"
+    for name in ("kept", "dropped", "pairs"):
+        assert "gmail" not in str(target.read_table(f"{name}.parquet").to_pylist()), name
+    target = curated(tmp_path / "b", [won, lost], "reward", pairs=True)[3]
+    assert "gmail" in str(target.read_table("pairs.parquet").to_pylist()), "without the rule, as it was played"
 
 
 def spoken(number: int, text: str, task: str, **more):
@@ -186,4 +209,42 @@ def test_what_was_imported_is_curated_and_exported_as_it_was(tmp_path, form):
     ((_, _, record),) = source_records(str(tmp_path / "c" / f"{form}.jsonl"), "x")
     for turn in record.get("messages", []):
         turn.pop("loss", None)
-    assert record == good
+    assert {key: record[key] for key in good} == good
+    beside = {key: record[key] for key in record.keys() - good.keys()}
+    if form == "agentinstruct":
+        assert beside == {}
+    else:
+        assert (
+            beside.items()
+            >= {"environment": "db", "reward": 1.0, "outcome": "completed", "policy": "published"}.items()
+        )
+
+
+def test_what_curation_wrote_is_imported_and_kept_again(tmp_path):
+    choose = Action(name="choose", arguments={"letter": "B", "operation": "CLICK", "value": ""})
+    page = Turn(role="user", content="Task: fly from Rome\nB. departure field")
+    thought = "The task flies from Rome; B is the departure field."
+    clicked = Turn(
+        role="assistant",
+        content=f"Thought: {thought}\nAnswer: B.\nAction: CLICK",
+        loss=True,
+        thought=thought,
+        action=choose,
+    )
+    played = trajectory((clicked,), "mind2web", opening=(*OPENING[:2], page), reward=0.7, family="airline")
+    played = played.model_copy(update={"diagnostics": {"licence": "MIT", "teacher_terms": "mine"}})
+    report, kept, _, _ = curated(tmp_path / "a", [played, played.model_copy(update={"id": "other"})], "reward")
+    assert report.kept == 2
+    again = Store(str(tmp_path / "b"))
+    told = import_trajectories(str(tmp_path / "a" / "c" / "messages.jsonl"), again, ImportOptions())
+    assert (told.without_reward, told.environments) == (0, {"mind2web": 2})
+    read = {t.id: t for t in read_trajectories(again)}
+    assert read.keys() == kept.keys()
+    for name, t in read.items():
+        before = kept[name]
+        assert (t.reward, t.outcome, t.policy, t.task.family) == (0.7, before.outcome, "p", "airline")
+        assert [(u.role, u.content, u.loss) for u in t.turns] == [(u.role, u.content, u.loss) for u in before.turns]
+        assert t.turns[3] == clicked
+        assert (t.diagnostics["licence"], t.diagnostics["teacher_terms"]) == ("MIT", "mine")
+    twice = curate(again, Store(str(tmp_path / "c")), validate_recipe({"environments": {"mind2web": {}}}))
+    assert (twice.kept, twice.total.dropped["duplicate"]) == (1, 1), "two attempts at one task"
