@@ -13,6 +13,7 @@ from agenttuning.conversations.trajectories import LICENCE, TEACHER_TERMS, conve
 from agenttuning.curation.contamination import EvaluationIndex, Span, contaminated_spans, worst_sample
 from agenttuning.curation.mending import mended
 from agenttuning.curation.minhash import WINDOW_SHORT, Signature, signature, signature_of
+from agenttuning.curation.rating import rated
 from agenttuning.curation.rules import CONTAMINATION, NEAR_DUPLICATE, NEAR_TASK, RULES, SCRUB
 from agenttuning.curation.scrub import scrub, scrubbed_text
 from agenttuning.curation.steps import Objection, first_task_turn
@@ -61,6 +62,7 @@ def judge(trajectory: Trajectory, recipe: Recipe, names: tuple[str, ...], index:
             "learned from; curate the trajectories of train tasks"
         )
     options, task = recipe.curation, trajectory.task.id
+    trajectory = rated(trajectory)
     mends: dict[str, str] = {}
     masked: dict[str, int] = {}
     compared = _Compared()

@@ -1,12 +1,15 @@
 """Quotas: how many trajectories an environment shall keep (`curation.quota`).
 
-Curation keeps at most that many, spread evenly over the families of tasks, and reports what is missing. Generation
-stops playing an environment once enough of its trajectories have their reward; `aim` says how many are enough. All
-functions are pure and know no store.
+Curation keeps at most that many, spread evenly over the families of tasks and over their fifths of difficulty, and
+reports what is missing. Generation stops playing an environment once enough of its trajectories have their reward;
+`aim` says how many are enough. All functions are pure and know no store.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+
+from agenttuning.environments.difficulty import FIFTHS
 
 
 def missing(counts: Mapping[str, int], quota: Mapping[str, int]) -> dict[str, int]:
@@ -35,20 +38,34 @@ def aim(quota: Mapping[str, int], rewarded: Mapping[str, int], kept: Mapping[str
     return aims
 
 
-def over_quota(kept: Iterable[tuple[str, str, str]], quota: Mapping[str, int]) -> set[str]:
+def over_quota(kept: Iterable[tuple[str, str, str, int | None]], quota: Mapping[str, int]) -> set[str]:
     """Return the ids that a quota leaves out.
 
     Args:
-        kept: (id, environment, family) of each kept trajectory, each id once.
+        kept: id, environment, family and fifth of difficulty (None where it is not known) of each kept trajectory,
+            each id once.
         quota: most trajectories to keep, by environment.
 
-    Of each environment the families take turns, each giving its lowest ids first, so that no family crowds out
-    another and the result does not depend on the order of `kept`.
+    Of each environment the families take turns, and within each the fifths of difficulty, so that neither a family nor
+    what is easy crowds out another. Each family begins with another fifth, and each fifth gives its lowest ids first:
+    the result does not depend on the order of `kept`.
     """
-    ranked: dict[str, list[tuple[int, str, str]]] = {}
-    seen: dict[tuple[str, str], int] = {}
-    for name, environment, family in sorted(kept):
+    shelves: dict[str, dict[str, dict[int, list[str]]]] = {}
+    for name, environment, family, fifth in sorted(kept, key=lambda row: row[0]):
         if environment in quota:
-            place = seen[environment, family] = seen.get((environment, family), -1) + 1
-            ranked.setdefault(environment, []).append((place, family, name))
-    return {name for env, rows in ranked.items() for _, _, name in sorted(rows)[quota[env] :]}
+            families = shelves.setdefault(environment, {})
+            families.setdefault(family, {}).setdefault(FIFTHS if fifth is None else fifth, []).append(name)
+    over: set[str] = set()
+    for environment, families in shelves.items():
+        orders = []
+        for number, family in enumerate(sorted(families)):
+            fifths = sorted(families[family])
+            first = number % len(fifths)
+            orders.append(_in_turn([families[family][key] for key in (*fifths[first:], *fifths[:first])]))
+        over.update(_in_turn(orders)[quota[environment] :])
+    return over
+
+
+def _in_turn(queues: Sequence[Sequence[str]]) -> list[str]:
+    """Return what the queues give when they take turns, until all are empty."""
+    return [name for layer in zip_longest(*queues) for name in layer if name is not None]

@@ -7,6 +7,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agenttuning.curation.rules import CONTAMINATION
+from agenttuning.environments.difficulty import FIFTHS
+
+UNKNOWN = "unknown"
+"""In place of a range, where a task's difficulty is not known."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -28,6 +34,8 @@ class Verdict:
     """`cut` or `mask`, by rule."""
     masked: Mapping[str, int] = field(default_factory=dict)
     """Different values scrubbed, by kind."""
+    fifth: int | None = None
+    """Range of its task's difficulty, from 0; None where it is not known."""
 
 
 class GroupReport(BaseModel):
@@ -55,6 +63,8 @@ class GroupReport(BaseModel):
     """Trajectories that were cut before a bad turn, by rule."""
     masked: dict[str, int] = Field(default_factory=dict)
     """Trajectories whose bad turns were masked, by rule."""
+    difficulty: dict[str, dict[str, int]] = Field(default_factory=dict)
+    """`kept` and `dropped` by fifth of difficulty: `0.0-0.2` to `0.8-1.0`, and `unknown`."""
 
 
 class CurationReport(BaseModel):
@@ -130,6 +140,10 @@ class CurationReport(BaseModel):
         parts.append(_aligned(drops, words=1) if len(drops) > 1 else "no rule dropped anything")
         if len(drops) > 1 and idle:
             parts.append("dropped nothing: " + ", ".join(idle))
+        if self.total.difficulty.keys() - {UNKNOWN}:
+            parts.append(self._difficulties())
+        if CONTAMINATION in self.rules:
+            parts.append(self._compared())
         for split, told in self.contamination.items():
             parts.append(
                 f"contamination of {split}: {told['rate']:.2%} of the tokens of {told['samples']:.0f} samples; "
@@ -142,6 +156,28 @@ class CurationReport(BaseModel):
         if self.pairs:
             parts.append(f"pairs of success and failure: {self.pairs}")
         return "\n".join(parts)
+
+    def _difficulties(self) -> str:
+        rows = [["difficulty", *(f"{name} kept" for name in self.environments), "total kept"]]
+        for name in self.total.difficulty:
+            told = [
+                g.difficulty.get(name, {"kept": 0, "dropped": 0}) for g in (*self.environments.values(), self.total)
+            ]
+            rows.append([name, *(f"{t['kept']} of {t['kept'] + t['dropped']}" for t in told)])
+        return _aligned(rows, words=1)
+
+    def _compared(self) -> str:
+        if not self.contamination:
+            return (
+                f"{CONTAMINATION}: compared with no evaluation split; set curation.own_tests, or name some in "
+                "curation.evaluation_sets"
+            )
+        samples = sum(told["samples"] for told in self.contamination.values())
+        return f"{CONTAMINATION}: compared with {len(self.contamination)} evaluation splits of {samples:.0f} samples"
+
+
+def _range_name(fifth: int | None) -> str:
+    return UNKNOWN if fifth is None else f"{fifth / FIFTHS:.1f}-{(fifth + 1) / FIFTHS:.1f}"
 
 
 def _table_1_row(name: str, origin: str, group: GroupReport) -> list[str]:
@@ -170,12 +206,14 @@ class _Group:
         self.dropped: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
         self.mends: Counter[tuple[str, str]] = Counter()
+        self.fifths: Counter[tuple[str, str]] = Counter()
 
     def add(self, v: Verdict) -> None:
         task = hash(v.task)
         self.tasks.add(task)
         self.collected += 1
         self.outcomes[v.outcome] += 1
+        self.fifths[_range_name(v.fifth), "kept" if v.rule is None else "dropped"] += 1
         if v.rule is None:
             self.tasks_kept.add(task)
             self.kept += 1
@@ -196,6 +234,10 @@ class _Group:
             outcomes=dict(sorted(self.outcomes.items())),
             cut={rule: n for (how, rule), n in sorted(self.mends.items()) if how == "cut"},
             masked={rule: n for (how, rule), n in sorted(self.mends.items()) if how == "mask"},
+            difficulty={
+                name: {what: self.fifths[name, what] for what in ("kept", "dropped")}
+                for name in sorted({name for name, _ in self.fifths})
+            },
         )
 
 

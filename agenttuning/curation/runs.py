@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from agenttuning.conversations.trajectories import LICENCE, TEACHER_TERMS
 from agenttuning.curation.judge import FAILURES, Judged, run_lines
 from agenttuning.curation.minhash import PERMUTATIONS
+from agenttuning.environments.difficulty import range_of
 from agenttuning.storage import Store
 
 _WORD = pa.dictionary(pa.int32(), pa.string())
@@ -32,6 +33,7 @@ VERDICTS = pa.schema(
         ("reason", pa.string()),
         ("reward", pa.float64()),
         ("turns", pa.int32()),
+        ("fifth", pa.int8()),
         ("mends", pa.string()),
         ("masked", pa.string()),
         ("spans", pa.string()),
@@ -93,6 +95,7 @@ def _row(j: Judged) -> dict[str, Any]:
         "reason": j.reason,
         "reward": t.reward,
         "turns": sum(1 for turn in t.turns if turn.loss),
+        "fifth": None if t.task.difficulty is None else range_of(t.task.difficulty),
         "mends": orjson.dumps(j.mends).decode() if j.mends else None,
         "masked": orjson.dumps(j.masked).decode() if j.masked else None,
         "spans": orjson.dumps(j.spans).decode() if j.spans else None,

@@ -107,7 +107,7 @@ def settle(directory: Path, recipe: Recipe, names: tuple[str, ...]) -> Settled:
             near(name, TASK, recipe.curation.near_task, "its task is like that of")
     quota = recipe.curation.quota
     if quota:
-        kept = settled.table.select(["id", "environment", "family"]).take(pa.array(settled.standing()))
+        kept = settled.table.select(["id", "environment", "family", "fifth"]).take(pa.array(settled.standing()))
         over = over_quota(zip(*(kept[column].to_pylist() for column in kept.column_names), strict=True), quota)
         for row in settled.standing():
             if (name := settled.table["id"][int(row)].as_py()) in over:
@@ -139,8 +139,8 @@ def report_on(
 
 
 def _verdicts(settled: Settled, tally: Tally | None) -> Iterator[Verdict]:
-    columns = ["environment", "family", "task", "outcome", "turns", "rule", "reason", "origin", "licence", "terms"]
-    for _, row in settled.rows([*columns, "mends", "masked", "spans"]):
+    words = ["environment", "family", "task", "outcome", "rule", "reason", "origin", "licence", "terms"]
+    for _, row in settled.rows([*words, "turns", "fifth", "mends", "masked", "spans"]):
         del row["reason"]
         spans = row.pop("spans")
         if spans and tally is not None and row["rule"] is None:

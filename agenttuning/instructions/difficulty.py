@@ -7,6 +7,7 @@ take tasks of every difficulty, where keeping what a policy solves keeps the eas
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from agenttuning.environments.difficulty import FIFTHS, range_of
 from agenttuning.trajectory import Task
 
 PRIOR = (0.5, 0.5)
@@ -38,7 +39,7 @@ def with_difficulty(tasks: Iterable[Task], difficulties: Mapping[str, float]) ->
     ]
 
 
-def spread(tasks: Sequence[Task], count: int, bins: int = 5) -> list[Task]:
+def spread(tasks: Sequence[Task], count: int, bins: int = FIFTHS) -> list[Task]:
     """Return up to `count` tasks, as evenly as can be from `bins` equal ranges of difficulty, in their order.
 
     Tasks without a difficulty are a range of their own. Where a range has too few, the others give more.
@@ -47,7 +48,7 @@ def spread(tasks: Sequence[Task], count: int, bins: int = 5) -> list[Task]:
         return list(tasks)
     shelves: dict[int, list[int]] = {}
     for index, task in enumerate(tasks):
-        shelf = bins if task.difficulty is None else min(bins - 1, int(task.difficulty * bins))
+        shelf = bins if task.difficulty is None else range_of(task.difficulty, bins)
         shelves.setdefault(shelf, []).append(index)
     chosen: list[int] = []
     queues = [shelves[key] for key in sorted(shelves)]

@@ -138,6 +138,7 @@ def test_contamination_drops_what_holds_an_evaluation_sample_and_reports_the_rat
     assert set(kept) == {half.id, rules.id}, "prompt text is not compared"
     assert report.contamination == {"bench": {"samples": 2.0, "rate": 0.25, "over_20": 0.5, "over_80": 0.0}}
     assert "contamination of bench: 25.00%" in report.text()
+    assert "contamination: compared with 1 evaluation splits of 2 samples" in report.text()
     assert curated(tmp_path / "off", everything, "reward", evaluation=evaluation)[0].kept == 3
 
 
