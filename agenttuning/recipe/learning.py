@@ -50,9 +50,10 @@ class Curation(Section):
     near_task: float = Field(default=0.9, gt=0.0, le=1.0)
     """`near_task`: least similarity of the texts that show two tasks; of such tasks one trajectory stays."""
     evaluation_sets: dict[str, EvaluationSet] = Field(default_factory=dict)
-    """`contamination`: evaluation splits by name."""
-    own_tests: bool = False
-    """`contamination`: compare with the run's own test and shifted tasks too."""
+    """`contamination`: further evaluation splits by name."""
+    own_tests: bool = True
+    """`contamination`: compare with what the run itself is measured on: its test and shifted tasks, and the dialogues
+    and instructions of the general probe."""
     max_contamination: Fraction = 0.5
     """`contamination`: drop a trajectory that contaminates a larger share than this of one evaluation sample."""
     quota: dict[str, Positive] = Field(default_factory=dict)
@@ -119,6 +120,9 @@ class Lora(Section):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     targets: tuple[str, ...] | None = None
     """Ends of the names of the linear layers that get adapters; unset: all but the output head."""
+    quantize: Literal["nf4"] | None = None
+    """Hold the frozen linear layers in 4 bits while training (QLoRA), by bitsandbytes, on one worker with
+    `training.zero_stage=0`. The export merges the adapters into the base model's own weights."""
 
 
 class Validation(Section):
@@ -163,8 +167,8 @@ class Training(Section):
     workers: Positive = 1
     use_gpu: bool = False
     accelerator_type: str | None = None
-    """The workers' GPU by Ray's name, such as `H100` or `A100-80G`: `--dry-run` counts its memory and speed. Unset:
-    that of `serving`, else an H100."""
+    """The workers' GPU by Ray's name, such as `H100` or `A100-80G`: they run on nodes that have it (for Ray both A100s
+    are `A100`), and `--dry-run` counts its memory and speed. Unset: any; counted is that of `serving`, else an H100."""
     cpus_per_worker: float = Field(default=2.0, gt=0.0)
     zero_stage: Literal[0, 1, 2, 3] = 3
     """DeepSpeed ZeRO stage; 0 is plain PyTorch on one worker."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from agenttuning.errors import DataError
 from agenttuning.progress import Progress, say
+from agenttuning.recipe import Recipe
 from agenttuning.session import Session
 from agenttuning.stages.common import already, done_key, lost_episodes, open_tracker
 from agenttuning.stages.rounds import earlier_rounds
@@ -35,9 +36,7 @@ def import_data(session: Session, path: str, name: str | None, options: "ImportO
 
 def curate(session: Session) -> dict[str, Any]:
     """Keep the trajectories worth learning from; say by which rule the others were dropped."""
-    from agenttuning.curation.evaluation_sets import evaluation_splits
     from agenttuning.curation.run import curate as run_curation
-    from agenttuning.evaluation.held_in import test_tasks
 
     recipe, store = session.recipe, session.store.child("curated")
     sources = _trajectory_sources(session)
@@ -55,7 +54,7 @@ def curate(session: Session) -> dict[str, Any]:
         return already("curate", state)
     session.ray()
     with open_tracker(session, "curate") as tracker:
-        evaluation = evaluation_splits(recipe, test_tasks(recipe) if recipe.curation.own_tests else ())
+        evaluation = _evaluation_texts(recipe)
         with Progress("curate", 1, "files judged") as bar:
 
             def judged(done: int, total: int) -> None:
@@ -73,6 +72,25 @@ def curate(session: Session) -> dict[str, Any]:
         )
     finish_stage(store, "curate", key, info)
     return info
+
+
+def _evaluation_texts(recipe: Recipe) -> dict[str, list[str]]:
+    """Return the texts of what training text is compared with, by evaluation split."""
+    from agenttuning.curation.evaluation_sets import evaluation_splits
+    from agenttuning.evaluation.held_in import test_tasks
+    from agenttuning.evaluation.material import bundled_dialogues, bundled_instructions
+
+    if not recipe.curation.own_tests or "contamination" not in recipe.curation.rules:
+        return evaluation_splits(recipe)
+    dialogues = bundled_dialogues(recipe.evaluation.general_dialogues)
+    general = {
+        "general/dialogues": ["\n".join(m.content for m in dialogue.messages) for dialogue in dialogues],
+        "general/instructions": [i.prompt for i in bundled_instructions(recipe.evaluation.general_instructions)],
+    }
+    return {
+        **evaluation_splits(recipe, test_tasks(recipe)),
+        **{name: texts for name, texts in general.items() if texts},
+    }
 
 
 def _trajectory_sources(session: Session) -> list[tuple[Store, str]]:
