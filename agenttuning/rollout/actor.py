@@ -142,7 +142,6 @@ def run_pass(attempts: Sequence[tuple[Task, int]], plan: RolloutPlan, board: Any
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     _quiet()
-    ray.get(board.begin.remote())
     with ray.data.DataContext.current(context):
         # `from_arrow` would start a task on the cluster for each block, to count its rows.
         index = ray.data.from_blocks([*blocks, pa.table({"task": [""], "attempt": [0]})]).map_batches(

@@ -71,7 +71,7 @@ class Board:
         self._over, self._empty = asyncio.Event(), asyncio.Event()
 
     async def begin(self) -> None:
-        """Begin a pass: actors that join now stay until it is finished."""
+        """Begin another pass: actors that join now stay until it is finished. A new board has begun its first."""
         for actor in list(self._actors):
             self._forget(actor)
         self._idle_since = None

@@ -3,10 +3,12 @@
 Every `auto` is resolved here, once, and what was chosen and why is kept as text for the log.
 """
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agenttuning.errors import ConfigurationError
+from agenttuning.machine import cpu_bfloat16, loaded_allocator
 from agenttuning.recipe import Training
 from agenttuning.training.varlen_attention import KERNELS, installed
 
@@ -14,8 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 
-LEAST_CAPABILITY = {"flash_attention_4": (9, 0)}
-"""Least CUDA compute capability of kernels that need a newer GPU than bfloat16 does."""
+CAPABILITIES = {"flash_attention_4": ((9, 0), (99, 0)), "flash_attention_3": ((9, 0), (10, 0))}
+"""CUDA compute capabilities, from and below, of kernels that do not run on every GPU with bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,18 @@ def choose_numerics(training: Training, local_rank: int = 0) -> Numerics:
     )
 
 
+def process_notes(use_gpu: bool) -> tuple[str, ...]:
+    """Return what this process really runs with: its allocator and its threads, which are set where it starts."""
+    import torch
+
+    allocator, why = loaded_allocator() or "malloc", ""
+    if allocator == "malloc" and (asked := os.environ.get("LD_PRELOAD")):
+        why = f", since LD_PRELOAD={asked} is not on this node"
+    wait = os.environ.get("OMP_WAIT_POLICY", "not set")
+    threads = f"threads {torch.get_num_threads()}: OMP_WAIT_POLICY {wait}"
+    return (threads,) if use_gpu else (f"allocator {allocator}{why}", threads)
+
+
 def local_device(use_gpu: bool, local_rank: int) -> str:
     """Return the device of a worker, whether it sees its own GPU alone or all of its node.
 
@@ -83,14 +97,14 @@ def _dtype(training: Training) -> tuple[str, str]:
     if training.use_gpu:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return ("bfloat16", "the GPU computes it") if native else ("float32", "the GPU has no bfloat16")
-    # Without either extension oneDNN emulates bfloat16, which is slower than float32.
-    for probe, name in (("_is_amx_tile_supported", "AMX"), ("_is_avx512_bf16_supported", "AVX512-BF16")):
-        if getattr(torch.cpu, probe, bool)():
-            return "bfloat16", f"the CPU has {name}"
+    if extension := cpu_bfloat16():
+        return "bfloat16", f"the CPU has {extension}"
     return "float32", "the CPU has neither AMX nor AVX512-BF16, so bfloat16 would be slower"
 
 
 def _attention(training: Training, dtype: str) -> tuple[str, str]:
+    import torch
+
     asked = training.attention
     if asked == "segments":
         return asked, "as the recipe says"
@@ -105,6 +119,11 @@ def _attention(training: Training, dtype: str) -> tuple[str, str]:
                 f"training.attention={asked} computes in 16 bits, but the dtype is {dtype}; set "
                 "training.attention=segments or training.dtype=bfloat16"
             )
+        if not _runs(asked):
+            raise ConfigurationError(
+                f"training.attention={asked} is not written for this GPU (compute capability "
+                f"{'.'.join(map(str, torch.cuda.get_device_capability()))}); set training.attention=auto"
+            )
         return asked, "as the recipe says"
     if not training.use_gpu:
         return "segments", "one call per packed segment"
@@ -115,7 +134,8 @@ def _attention(training: Training, dtype: str) -> tuple[str, str]:
 
 
 def _runs(kernel: str) -> bool:
-    """Whether the GPU is new enough for a kernel that is installed."""
+    """Whether the GPU is one that a kernel is written for."""
     import torch
 
-    return torch.cuda.get_device_capability() >= LEAST_CAPABILITY.get(kernel, (0, 0))
+    least, below = CAPABILITIES.get(kernel, ((0, 0), (99, 0)))
+    return least <= torch.cuda.get_device_capability() < below

@@ -61,7 +61,18 @@ def test_requests_are_forwarded_by_haproxy_where_it_is_installed(monkeypatch):
     assert wanted["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
     assert wanted["RAY_SERVE_HAPROXY_STATS_PORT"] != wanted["RAY_SERVE_HAPROXY_METRICS_PORT"]
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    assert module.ray_environment() == {}
+    assert not [name for name in module.ray_environment() if "HAPROXY" in name or "HA_PROXY" in name]
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "extension", "dtype"),
+    [("cpu", None, "float32"), ("cpu", "AMX", "bfloat16"), ("gpu", None, "bfloat16")],
+)
+def test_a_cpu_that_emulates_bfloat16_computes_in_float32(monkeypatch, accelerator, extension, dtype):
+    monkeypatch.setattr(module, "cpu_bfloat16", lambda: extension)
+    assert module.engine_settings(Serving(accelerator=accelerator))["dtype"] == dtype
+    wanted = Serving(accelerator=accelerator, engine_kwargs={"dtype": "float16"})
+    assert module.engine_settings(wanted)["dtype"] == "float16"
 
 
 def test_a_fixed_number_of_replicas_is_not_scaled():
