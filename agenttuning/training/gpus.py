@@ -36,9 +36,13 @@ GPUS = (
     Gpu("A100-80G", 79.1, 312.0, 19.5),
     Gpu("H100", 79.1, 989.0, 67.0),
     Gpu("H200", 139.7, 989.0, 67.0),
+    Gpu("B200", 178.3, 2250.0, 75.0),
+    Gpu("GB200", 184.0, 2500.0, 80.0),
+    Gpu("L4", 22.0, 121.0, 30.3),
     Gpu("L40S", 44.4, 362.0, 91.6),
     Gpu("A10", 22.0, 125.0, 31.2),
     Gpu("A10G", 22.0, 70.0, 31.5),
+    Gpu("T4", 14.6, None, 8.1),
     Gpu("V100", 15.8, None, 15.7),
     Gpu("V100-32G", 31.7, None, 15.7),
 )
@@ -46,8 +50,12 @@ DEFAULT = "H100"
 """Counted with where a recipe names no GPU; it is said."""
 
 
-def find_gpu(name: str) -> Gpu:
+def find_gpu(name: str, setting: str = "training.accelerator_type") -> Gpu:
     """Return a GPU by name, in any case; `A100` is the smaller one.
+
+    Args:
+        name: as in `GPUS`, or Ray's.
+        setting: where the name comes from.
 
     Raises:
         ConfigurationError: it is not in the table.
@@ -57,9 +65,15 @@ def find_gpu(name: str) -> Gpu:
         if gpu.name == wanted:
             return gpu
     raise ConfigurationError(
-        f"training.accelerator_type={name}: memory and speed of this GPU are not known; known: "
-        f"{', '.join(gpu.name for gpu in GPUS)}. Name one that is like it for --dry-run"
+        f"{setting}={name}: memory and speed of this GPU are not known; known: "
+        f"{', '.join(gpu.name for gpu in GPUS)}. For --dry-run set training.accelerator_type to one that is like it"
     )
+
+
+def ray_name(name: str) -> str:
+    """Return what Ray calls a GPU on the nodes that have it, which does not tell variants by memory apart."""
+    known = next((gpu.name for gpu in GPUS if gpu.name == name.upper()), name)
+    return next((kind for kind in ("A100", "V100") if known.upper().startswith(f"{kind}-")), known)
 
 
 def computed_dtype(training: Training, gpu: Gpu | None) -> str:

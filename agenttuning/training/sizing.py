@@ -114,7 +114,8 @@ def size_recipe(
     """
     shape, training, stats = shape_of(model_config), recipe.training, item_stats or {}
     named = training.accelerator_type or recipe.serving.accelerator_type
-    device = (gpu or find_gpu(named or DEFAULT)) if training.use_gpu else None
+    setting = f"{'training' if training.accelerator_type else 'serving'}.accelerator_type"
+    device = (gpu or find_gpu(named or DEFAULT, setting)) if training.use_gpu else None
     drawn = training.steps * training.items_per_step
     weights = {name: source.weight for name, source in recipe.mixture.sources.items()}
     sources: dict[str, SourceSizing] = {}

@@ -6,7 +6,7 @@ import pytest
 from agenttuning.errors import ConfigurationError
 from agenttuning.recipe import Recipe, load_recipe
 from agenttuning.training.architectures import known_architecture, known_architectures, shape_of
-from agenttuning.training.gpus import GPUS, Gpu, find_gpu
+from agenttuning.training.gpus import GPUS, Gpu, find_gpu, ray_name
 from agenttuning.training.memory import GIB, memory_per_worker
 from agenttuning.training.sizing import ASSUMED_MFU, Sizing, check_fits, format_sizing, size_recipe
 
@@ -138,6 +138,18 @@ def test_the_gpu_that_serves_is_the_one_that_trains_where_training_names_none() 
     assert find_gpu("A100").name == "A100-40G"
     with pytest.raises(ConfigurationError, match=r"accelerator_type=B7000: .* known: A100-40G, .*H100"):
         sizing_of("7b", "training.accelerator_type=B7000")
+    with pytest.raises(ConfigurationError, match=r"^serving\.accelerator_type=B7000: .*set training\.accelerator_type"):
+        sizing_of("7b", "serving.accelerator_type=B7000")
+
+
+def test_gpus_have_the_names_by_which_ray_finds_them() -> None:
+    from ray.util.accelerators import accelerators
+
+    known = {value for name, value in vars(accelerators).items() if name.startswith("NVIDIA")}
+    assert {ray_name(gpu.name) for gpu in GPUS} - {"A10"} <= known
+    assert {"L4", "T4", "B200", "GB200"} <= {gpu.name for gpu in GPUS}
+    names = ("a100-80g", "A100-80GB", "A100", "h100", "V100-32G", "AMD-Instinct-MI300X")
+    assert [ray_name(name) for name in names] == ["A100", "A100", "A100", "H100", "V100", "AMD-Instinct-MI300X"]
 
 
 def test_bfloat16_on_a_gpu_without_it_is_said() -> None:
