@@ -60,8 +60,8 @@ class Concurrency:
         return int(self._limit)
 
     def fix(self, limit: int) -> None:
-        """Make the limit a constant."""
-        self._least = self._most = max(1, limit)
+        """Make the limit a constant, 0 where all places are with others."""
+        self._least = self._most = limit
         self._start = self._limit = float(self._most)
 
     def record(self, now: float, sent_at: float, *, strained: bool, full: bool) -> None:

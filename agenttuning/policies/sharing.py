@@ -4,6 +4,10 @@
 `Ask` about once a second, and sooner when its lease is used up, and gets a `Share`: a lease for many requests, what the
 others saw, and for how long the endpoint asked all to wait. So the actor sees a few calls per second and process,
 whatever the number of requests. A process that is alone keeps a `Sharing` of its own (`local_link`).
+
+Where the recipe gives a number of requests in flight, each process gets its part of these places, but never more than
+the others leave: one that is told to hold fewer keeps its old places until it has said that they are free. So there are
+never more in flight than the recipe says, and a process that joins waits a second or two for its part.
 """
 
 import time
@@ -11,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
+from agenttuning.errors import InfrastructureError
 from agenttuning.policies.allowance import HOLD_S
 from agenttuning.policies.budget import ACTIVE_S, Account, Amount, Budget, Lease, Limits, Reading
 from agenttuning.policies.spending import Spending
@@ -18,6 +23,8 @@ from agenttuning.recipe import PolicySpec
 
 SETTLE_S = 30.0
 """How long the last note may take."""
+TURN_S = 30.0
+"""Places that do not divide among the processes go round after so long: with few, each process has its turn."""
 
 
 class Seen(NamedTuple):
@@ -45,21 +52,34 @@ class Ask(NamedTuple):
     """For how long the endpoint asked this process to wait still; what others told is not told again."""
     limit: int = 0
     """Requests that this process may have in flight."""
+    in_flight: int = 0
+    """Requests that it has in flight; more than `limit` after that has fallen."""
+    places: int | None = None
+    """Requests in flight over all processes, where the recipe gives a number; None from one that needs no place now."""
 
 
 class Share(NamedTuple):
     """What a process gets."""
 
     lease: Lease
-    clients: int
-    """Processes that were heard of lately."""
     seen: Seen
     """By the others, since this process's last report."""
     pause_s: float
+    places: int | None = None
+    """Requests that it may have in flight for the next `ACTIVE_S`, where the recipe gives a number."""
+
+
+class _Held(NamedTuple):
+    """What a process has told."""
+
+    at: float
+    limit: int
+    places: int
+    """The most that it may have in flight until it tells again."""
 
 
 Link = Callable[[Ask], Awaitable[Share]]
-"""How a process reaches the shared state."""
+"""How a process reaches the shared state; `InfrastructureError`: it does not just now, and may a little later."""
 
 
 class Sharing:
@@ -76,7 +96,7 @@ class Sharing:
         self._budget = Budget(limits, spending.read() if spending else 0.0, hold_s)
         self._seen = Seen()
         self._told: dict[str, Seen] = {}
-        self._limits: dict[str, tuple[float, int]] = {}
+        self._held: dict[str, _Held] = {}
         self._paused_until = float("-inf")
 
     def exchange(self, now: float, ask: Ask) -> Share:
@@ -89,17 +109,17 @@ class Sharing:
         others = Seen(*(total - before for total, before in zip(self._seen, told, strict=True)))
         self._seen = Seen(*(before + more for before, more in zip(self._seen, ask.seen, strict=True)))
         self._told[ask.client] = self._seen
-        self._limits[ask.client] = (now, ask.limit)
+        places = self._place(now, ask)
         self._paused_until = max(self._paused_until, now + ask.pause_s)
         lease = self._budget.exchange(now, ask.client, ask.account, ask.returned, ask.least, ask.most)
         if self._spending is not None:
             self._spending.cover(self._committed(now), self._most)
         pause = max(0.0, self._paused_until - now)
-        return Share(lease, self._budget.active(now), others, pause)
+        return Share(lease, others, pause, places)
 
     def concurrency(self, now: float) -> int:
         """Return how many requests the processes that were heard of lately may have in flight together."""
-        return sum(limit for at, limit in self._limits.values() if now - at <= ACTIVE_S)
+        return sum(held.limit for held in self._held.values() if now - held.at <= ACTIVE_S)
 
     def read(self, now: float) -> Reading:
         """Return what is spent and reserved."""
@@ -113,6 +133,18 @@ class Sharing:
         """
         if self._spending is not None:
             self._spending.settle(self._committed(now))
+
+    def _place(self, now: float, ask: Ask) -> int | None:
+        """Take in what a process may have in flight, and return its part of the places, if there are any to share."""
+        active = sorted({ask.client, *(name for name, held in self._held.items() if now - held.at <= ACTIVE_S)})
+        granted = None
+        if ask.places is not None:
+            each, rest = divmod(ask.places, len(active))
+            part = each + ((active.index(ask.client) + int(now / TURN_S)) % len(active) < rest)
+            left = ask.places - sum(self._held[name].places for name in active if name != ask.client)
+            granted = max(0, min(part, left))
+        self._held[ask.client] = _Held(now, ask.limit, max(ask.limit, ask.in_flight, granted or 0))
+        return granted
 
     def _committed(self, now: float) -> float:
         reading = self.read(now)
@@ -134,10 +166,17 @@ def local_link(sharing: Sharing) -> Link:
 
 
 def actor_link(actor: Any) -> Link:
-    """Return the link to the actor of `shared_limits`."""
+    """Return the link to the actor of `shared_limits`.
+
+    Where Ray cannot reach the actor just now, which may pass, it raises `InfrastructureError`.
+    """
+    from ray.exceptions import ActorUnavailableError
 
     async def exchange(ask: Ask) -> Share:
-        share: Share = await actor.exchange.remote(ask)
+        try:
+            share: Share = await actor.exchange.remote(ask)
+        except ActorUnavailableError as error:
+            raise InfrastructureError(str(error)) from error
         return share
 
     return exchange

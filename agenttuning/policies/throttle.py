@@ -22,7 +22,7 @@ from enum import Enum, auto
 
 from agenttuning.errors import AgentTuningError, BudgetExceeded, InfrastructureError
 from agenttuning.policies.allowance import HOLD_S, Allowance
-from agenttuning.policies.budget import Amount, Lease, Limits
+from agenttuning.policies.budget import ACTIVE_S, Amount, Lease, Limits
 from agenttuning.policies.concurrency import TOLERATED_SHARE, Concurrency
 from agenttuning.policies.sharing import Ask, Link, Seen, Share
 
@@ -30,6 +30,8 @@ BEAT_S = 1.0
 """A process that has requests in flight reports this often."""
 GAP_S = 0.05
 """It never reports more often."""
+PATIENCE_S = 60.0
+"""A shared state that cannot be reached is asked again for so long. Requests wait where they need its leave."""
 REFUSED_S = 0.1
 """A refused request keeps its slot at least so long."""
 STRAINED = 0.5
@@ -86,6 +88,7 @@ class Throttle:
         self._timer_at = float("inf")
         self._broken: AgentTuningError | None = None
         self._joined = link is None
+        self._places_until = float("inf") if link is None or fixed is None else float("-inf")
         self._talk: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._ask_at = float("-inf")
@@ -170,6 +173,9 @@ class Throttle:
         """Let one request through, if it may go now."""
         now = time.monotonic()
         self._keep_talking()
+        if now >= self._places_until:
+            self._wake.set()
+            return None
         if self._broken is not None or not self._joined or now < self.resume_at or not self._slot_is_free(now):
             return None
         lease = self._allowance.take(now, need)
@@ -230,13 +236,19 @@ class Throttle:
 
     async def _exchange_reports(self, link: Link, wake: asyncio.Event) -> None:
         """Report and take leases until there is nothing to report."""
+        heard_at = time.monotonic()
         while True:
             wake.clear()
             now = time.monotonic()
             need = self._unmet(now)
             try:
                 share = await link(self._ask(now, need, renew=need is not None))
+                heard_at = now
             except Exception as error:
+                # What a lost report gave back counts as used, and the next one has the whole account again.
+                if isinstance(error, InfrastructureError) and now - heard_at < PATIENCE_S:
+                    await asyncio.sleep(BEAT_S)
+                    continue
                 said = (str(error).strip().splitlines() or [""])[-1]
                 self._broken = InfrastructureError(
                     f"what keeps this run's limits is gone or fails ({type(error).__name__}: {said}); "
@@ -245,12 +257,20 @@ class Throttle:
                 self._fail(self._broken)
                 return
             self._take_in(time.monotonic(), share, need)
+            if share.places is not None:
+                # They are taken for given up so long after the question was heard, which was after it was asked.
+                self.concurrency.fix(share.places)
+                self._places_until = now + ACTIVE_S
             self._pump()
-            if not (self.in_flight or self._waiting) and self._allowance.idle:
+            if not (self.in_flight or self._waiting or self._holds_places) and self._allowance.idle:
                 return
             await asyncio.sleep(max(GAP_S, self._ask_at - time.monotonic()))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(wake.wait(), BEAT_S - GAP_S)
+
+    @property
+    def _holds_places(self) -> bool:
+        return self._fixed is not None and self._places_until > float("-inf")
 
     def _unmet(self, now: float) -> Amount | None:
         """Return the need of the first that waits, where only the lease holds it back."""
@@ -259,10 +279,13 @@ class Throttle:
 
     def _ask(self, now: float, need: Amount | None, *, renew: bool) -> Ask:
         """Write a report that asks for a lease for `need`, or none; where it is renewed, the last is given back."""
+        places = self._fixed
+        if places is not None and not (self.in_flight or self._waiting):
+            self._places_until, places = float("-inf"), None
         account, returned = self._allowance.report(now, renew=renew)
         most = None if need is None else self._allowance.foreseen(now, self._next())
-        pause, limit = max(0.0, self._told_until - now), self.concurrency.limit
-        ask = Ask(self._client, account, returned, need, most, self._seen, pause, limit)
+        pause, limit = max(0.0, self._told_until - now), self.concurrency.limit if now < self._places_until else 0
+        ask = Ask(self._client, account, returned, need, most, self._seen, pause, limit, self.in_flight, places)
         self._seen = Seen()
         return ask
 
@@ -284,8 +307,6 @@ class Throttle:
         self.concurrency.hear(share.seen.ended, share.seen.strained)
         if share.seen.answered:
             self.answered_at = now
-        if self._fixed is not None:
-            self.concurrency.fix(max(1, self._fixed // max(1, share.clients)))
         if share.pause_s > 0:
             self._pause_until(now + share.pause_s)
 

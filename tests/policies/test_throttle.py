@@ -188,14 +188,15 @@ def test_requests_per_minute_hold_back_alone_and_together():
     assert len(together.asks) < 3 * 1.5 / 0.05 + 10
 
 
-def test_a_fixed_number_is_shared_among_processes():
+def test_a_fixed_number_is_shared_among_processes(monkeypatch):
+    monkeypatch.setattr("agenttuning.policies.throttle.BEAT_S", 0.2)
+
     async def run():
         together = Together(Limits())
         throttles = [together.throttle(fixed(12), fixed=12) for _ in range(3)]
         tickets = [await t.admit(1, ONE) for t in throttles]
-        await asyncio.sleep(1.3)
+        await asyncio.sleep(1.0)
         assert [t.concurrency.limit for t in throttles] == [4, 4, 4]
-        await asyncio.sleep(1.1)
         assert together.sharing.concurrency(time.monotonic()) == 12
         for throttle, ticket in zip(throttles, tickets, strict=True):
             finish(throttle, ticket)
@@ -337,3 +338,72 @@ def test_it_serves_one_loop_after_another():
 
     for _ in range(2):
         asyncio.run(asyncio.wait_for(once(), 5))
+
+
+def test_processes_that_start_together_never_have_more_in_flight_than_the_number():
+    most = in_flight = 0
+
+    async def one(throttle):
+        nonlocal most, in_flight
+        ticket = await throttle.admit(1, ONE)
+        in_flight += 1
+        most = max(most, in_flight)
+        await asyncio.sleep(0.1)
+        in_flight -= 1
+        finish(throttle, ticket)
+
+    async def run():
+        together = Together(Limits(), delay=0.01)
+        throttles = [together.throttle(fixed(16), fixed=16) for _ in range(4)]
+        started = time.monotonic()
+        await asyncio.gather(*(one(t) for t in throttles for _ in range(150)))
+        assert time.monotonic() - started < 9, "the first to ask gives back what it got"
+        await asyncio.gather(*(t.aclose() for t in throttles))
+
+    asyncio.run(run())
+    assert most == 16
+
+
+def test_places_are_given_back_when_idle_and_asked_for_again(monkeypatch):
+    monkeypatch.setattr("agenttuning.policies.sharing.ACTIVE_S", 0.5)
+    monkeypatch.setattr("agenttuning.policies.throttle.BEAT_S", 0.1)
+
+    async def run():
+        together = Together(Limits())
+        one, other = (together.throttle(fixed(6), fixed=6) for _ in range(2))
+        finish(one, await one.admit(1, ONE))
+        await asyncio.sleep(0.8)
+        tickets = [await asyncio.wait_for(other.admit(1, ONE), 2) for _ in range(6)]
+        third = asyncio.create_task(one.admit(1, ONE))
+        assert await settled(third) == [False], "all six are with the other now"
+        for ticket in tickets:
+            finish(other, ticket)
+        finish(one, await asyncio.wait_for(third, 2))
+        await asyncio.gather(one.aclose(), other.aclose())
+
+    asyncio.run(run())
+
+
+def test_a_shared_state_that_cannot_be_reached_for_a_while_is_asked_again(monkeypatch):
+    monkeypatch.setattr("agenttuning.policies.throttle.BEAT_S", 0.05)
+    monkeypatch.setattr("agenttuning.policies.throttle.PATIENCE_S", 0.5)
+
+    async def run(lost):
+        sharing = Sharing(Limits(money=1.0), hold_s=HOLD_S)
+        calls = 0
+
+        async def stumbling(ask):
+            nonlocal calls
+            calls += 1
+            if calls <= lost:
+                raise InfrastructureError("unavailable")
+            return sharing.exchange(time.monotonic(), ask)
+
+        throttle = Throttle(fixed(4), Limits(money=1.0), stumbling)
+        finish(throttle, await throttle.admit(1, Amount(1, 10, 0.5)), money=0.2)
+        await throttle.aclose()
+        assert sharing.read(time.monotonic())[:2] == (pytest.approx(0.2), 0.0)
+
+    asyncio.run(run(3))
+    with pytest.raises(InfrastructureError, match="limits is gone or fails"):
+        asyncio.run(run(1000))
