@@ -65,6 +65,8 @@ class CheckpointWriter:
         name = checkpoint_name(progress.step)
         root = self._store.local_path()
         directory = root / name if root is not None else self._scratch()
+        # What a run that was killed here left behind, of more ranks maybe, must not look like shares of this one.
+        self._ranks.from_first(lambda: delete_checkpoint(self._store, name))
         try:
             directory.mkdir(parents=True, exist_ok=True)
             engine.save(directory)
@@ -81,8 +83,6 @@ class CheckpointWriter:
             self._complete(name, history, about)
             self._ranks.barrier()
             return
-        # What a run that was killed here left behind must not look like a share of this one.
-        self._ranks.from_first(lambda: self._delete(name))
         self._upload = threading.Thread(target=self._send, args=(directory, name, history, about), daemon=True)
         self._upload.start()
 
@@ -141,10 +141,6 @@ class CheckpointWriter:
             shutil.rmtree(old, ignore_errors=True)
         return path
 
-    def _delete(self, name: str) -> None:
-        for file in self._store.list(prefix=f"{name}/"):
-            self._store.delete(file)
-
     def _unwritable(self, name: str, error: Exception) -> StorageError:
         return StorageError(
             f"{self._store.uri}/{name}: the checkpoint cannot be written ({error}); it takes about 14 bytes per "
@@ -158,21 +154,43 @@ def _is_of_the_disk(error: OSError | RuntimeError) -> bool:
     return isinstance(error, OSError) or any(mark in str(error) for mark in TORCH_SAVE)
 
 
+def delete_torn(store: Store) -> list[str]:
+    """Delete and return the checkpoints that were cut off before they were complete. For one rank, before any saves."""
+    torn = [name for name, complete in _found(store).items() if not complete]
+    for name in torn:
+        delete_checkpoint(store, name)
+    return torn
+
+
+def delete_checkpoint(store: Store, name: str) -> None:
+    """Delete a checkpoint, complete or not, where there is one.
+
+    Raises:
+        StorageError: a file stays.
+    """
+    # The mark goes first: a deletion that is cut off leaves no half checkpoint that looks whole.
+    if store.exists(f"{name}/{COMPLETE}"):
+        store.delete(f"{name}/{COMPLETE}")
+    for file in store.list(prefix=f"{name}/"):
+        store.delete(file)
+    if (root := store.local_path()) is not None:
+        shutil.rmtree(root / name, ignore_errors=True)
+
+
 def _delete_older(store: Store, newest: str, keep: int) -> None:
     """Delete checkpoints before the newest `keep`, and what was cut off before it was complete."""
+    found = _found(store)
+    complete = [name for name in found if found[name]]
+    for name in found:
+        if name < newest and name not in complete[-keep:]:
+            delete_checkpoint(store, name)
+
+
+def _found(store: Store) -> dict[str, bool]:
+    """Return the checkpoints of a store in their order, and whether they are complete."""
     files = store.list(prefix=f"{DIRECTORY}/")
-    names = sorted({"/".join(f.split("/")[:2]) for f in files})
-    complete = [n for n in names if f"{n}/{COMPLETE}" in files]
-    for name in names:
-        if name in complete[-keep:] or name >= newest:
-            continue
-        # The mark goes first: a deletion that is cut off leaves no half checkpoint that looks whole.
-        store.delete(f"{name}/{COMPLETE}")
-        for file in files:
-            if file.startswith(f"{name}/"):
-                store.delete(file)
-        if (root := store.local_path()) is not None:
-            shutil.rmtree(root / name, ignore_errors=True)
+    names = sorted({"/".join(file.split("/")[:2]) for file in files})
+    return {name: f"{name}/{COMPLETE}" in files for name in names}
 
 
 def _sync(directory: Path) -> None:

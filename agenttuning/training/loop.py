@@ -19,9 +19,9 @@ from agenttuning.errors import ConfigurationError
 from agenttuning.recipe import Training
 from agenttuning.storage import Store
 from agenttuning.training.batch import Items
-from agenttuning.training.checkpoint import Progress, checkpoint_ranks, load_checkpoint
-from agenttuning.training.checkpoint_writer import CheckpointWriter
-from agenttuning.training.device import Numerics, choose_numerics
+from agenttuning.training.checkpoint import Progress, checkpoint_ranks, latest_checkpoint, load_checkpoint
+from agenttuning.training.checkpoint_writer import CheckpointWriter, delete_torn
+from agenttuning.training.device import Numerics, choose_numerics, process_notes
 from agenttuning.training.engine import Engine, make_engine
 from agenttuning.training.lora import merge, merged_shapes
 from agenttuning.training.plan import Plan
@@ -29,7 +29,7 @@ from agenttuning.training.ranks import Ranks, join_ranks
 from agenttuning.training.schedule import TIMED_STEPS, make_schedule, steps_within
 from agenttuning.training.step import peak_memory, run_step
 from agenttuning.training.summary import TrainSummary, read_summary, summarise, write_summary
-from agenttuning.training.weights import WEIGHTS, exported_dtype, write_weights
+from agenttuning.training.weights import WEIGHTS, exported_dtype, write_checkpoint_weights, write_weights
 
 
 class Wish(IntEnum):
@@ -107,10 +107,12 @@ def train(
     identity = {"plan": plan.fingerprint, "zero_stage": training.zero_stage, "dtype": numerics.dtype}
     progress = load_checkpoint(output, engine, identity, ranks)
     if progress is None:
-        progress = Progress(notes=list(numerics.notes))
+        progress = Progress(notes=[*numerics.notes, *process_notes(training.use_gpu)])
     else:
         moved_from = f", which {saved_by} workers saved" if moved else ""
         progress.notes.append(f"continued from step {progress.step}{moved_from}")
+    for name in ranks.from_first(lambda: delete_torn(output)):
+        progress.notes.append(f"{name} was cut off while it was written: deleted")
     writer = CheckpointWriter(output, identity, ranks, training.keep_checkpoints, training.collective_timeout_s)
     told = 0
     started = time.monotonic()
@@ -158,11 +160,19 @@ def _finish(
     config: TrainConfig, plan: Plan, engine: Engine, numerics: Numerics, progress: Progress, ranks: Ranks
 ) -> TrainSummary:
     """Write weights by name and the summary, the last file of a finished run."""
-    dtype = exported_dtype(config.model_dir, numerics.dtype)
-    shapes, weights = engine.shapes(), engine.weights()
-    if config.training.lora is not None:
-        shapes, weights = merged_shapes(shapes), merge(weights, config.training.lora)
-    write_weights(shapes, weights, dtype, config.output.child(WEIGHTS) if ranks.rank == 0 else None)
+    dtype, lora = exported_dtype(config.model_dir, numerics.dtype), config.training.lora
+    place = config.output.child(WEIGHTS) if ranks.rank == 0 else None
+    if lora is not None and lora.quantize is not None:
+        # The engine holds the base rounded to 4 bits; the adapters belong on what its files hold.
+        name = latest_checkpoint(config.output)
+        assert name is not None
+        assert place is not None
+        write_checkpoint_weights(config.output, name, dtype, place, config.model_dir, lora)
+    else:
+        shapes, weights = engine.shapes(), engine.weights()
+        if lora is not None:
+            shapes, weights = merged_shapes(shapes), merge(weights, lora)
+        write_weights(shapes, weights, dtype, place)
     summary = summarise(progress, plan, numerics, ranks.world_size, peak_memory(numerics.device))
     if ranks.rank == 0:
         write_summary(config.output, summary, progress.history)

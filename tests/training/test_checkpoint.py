@@ -141,6 +141,46 @@ def test_a_torn_checkpoint_is_not_resumed_from(model: Path, items: dict[str, Ite
     assert not any("continued" in note for note in notes)
 
 
+def test_what_a_killed_save_of_more_workers_left_behind_does_not_get_into_the_next_checkpoint(
+    model: Path, store: Store, tmp_path: Path
+) -> None:
+    """Two workers die in the save of step 10, one goes on from step 5 and saves it again, two go on from there."""
+    training = small_training(zero_stage=3, dtype="bfloat16")
+    output = Store(str(tmp_path / "run"))
+    run_workers(model, store, tmp_path / "run", training, 2)
+    unfinish(output)
+    output.delete("checkpoints/step-00000010/complete.json")
+    run_workers(model, store, tmp_path / "run", training, 1)
+    notes = output.read_json("trained.json")["notes"]
+    assert "checkpoints/step-00000010 was cut off while it was written: deleted" in notes
+    files = {name.rpartition("/")[2] for name in output.list("checkpoints/step-00000010/")}
+    assert not {name for name in files if "rank-00001" in name or "rank_1_" in name}
+    wanted = exported_weights(output)
+    unfinish(output)
+    run_workers(model, store, tmp_path / "run", training, 2)
+    found = exported_weights(output)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_a_save_begins_in_an_empty_directory(model: Path, items: dict[str, Items], tmp_path: Path) -> None:
+    """Files may come there after the resume too: a save of this run that was cut off."""
+    training = small_training(steps=2, checkpoint_every=2)
+    output = Store(str(tmp_path))
+
+    def litter(metrics: dict[str, Any]) -> Wish:
+        output.write("checkpoints/step-00000002/rank-00001.pt", b"of a rank that is no more")
+        return Wish.GO_ON
+
+    train(TrainConfig(training, model, output), plan_for(items, training), items, litter)
+    assert not output.exists("checkpoints/step-00000002/rank-00001.pt")
+
+
+def unfinish(output: Store) -> None:
+    """Delete what a finished training leaves, but its checkpoints."""
+    for name in ("trained.json", *output.list("weights/")):
+        output.delete(name)
+
+
 def test_a_checkpoint_of_other_data_is_refused(model: Path, items: dict[str, Items], tmp_path: Path) -> None:
     training = small_training(steps=4, checkpoint_every=2)
     config = TrainConfig(training, model, Store(str(tmp_path)))
