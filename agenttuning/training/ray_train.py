@@ -21,6 +21,7 @@ from agenttuning.progress import say
 from agenttuning.recipe import Recipe, Training
 from agenttuning.storage import Store
 from agenttuning.training.batch import load_items
+from agenttuning.training.gpus import ray_name
 from agenttuning.training.loop import TrainConfig, Wish, train
 from agenttuning.training.plan import Plan, make_plan
 from agenttuning.training.summary import TrainSummary, read_summary
@@ -221,6 +222,7 @@ def _trainer(work: Callable[[], None], recipe: Recipe, output: Store) -> Any:
             num_workers=training.workers,
             use_gpu=training.use_gpu,
             resources_per_worker={"CPU": training.cpus_per_worker, **({"GPU": 1} if training.use_gpu else {})},
+            accelerator_type=worker_accelerator(training),
         ),
         torch_config=TorchConfig(
             backend="nccl" if training.use_gpu else "gloo", timeout_s=training.collective_timeout_s
@@ -236,6 +238,13 @@ def _trainer(work: Callable[[], None], recipe: Recipe, output: Store) -> Any:
     )
 
 
+def worker_accelerator(training: Training) -> str | None:
+    """Return the kind of GPU that the workers ask for, as Ray finds it on nodes; None: any, or none at all."""
+    if not training.use_gpu or training.accelerator_type is None:
+        return None
+    return ray_name(training.accelerator_type)
+
+
 def worker_environment(training: Training) -> dict[str, str]:
     """Return the environment variables that workers start with."""
     variables = {"OMP_NUM_THREADS": str(max(1, int(training.cpus_per_worker)))}
@@ -246,6 +255,7 @@ def worker_environment(training: Training) -> dict[str, str]:
         if (library := allocator()) is not None:
             # Freed memory stays with the process: the next step wants it again.
             variables["TCMALLOC_RELEASE_RATE"] = "0"
+            variables["MALLOC_CONF"] = "dirty_decay_ms:-1,muzzy_decay_ms:-1"
             variables["LD_PRELOAD"] = ":".join(filter(None, [library, os.environ.get("LD_PRELOAD")]))
     return variables
 
@@ -256,6 +266,10 @@ def _check_cluster(recipe: Recipe, on_note: Callable[[str], None]) -> None:
     needs = {"CPU": training.workers * training.cpus_per_worker, "GPU": float(training.workers * training.use_gpu)}
     cures = "training.workers or training.cpus_per_worker"
     _check_room(recipe, f"{training.workers} workers need", needs, cures, on_note)
+    kind = worker_accelerator(training)
+    if kind is not None and not ray.cluster_resources().get(f"accelerator_type:{kind}"):
+        cure = "set training.accelerator_type to a GPU that it has, or unset it"
+        _lacking(recipe, f"training: no node of the cluster has a {kind} (training.accelerator_type)", cure, on_note)
     if spec is not None:
         cures = "training.validation.cpus or training.validation.gpus"
         _check_room(recipe, "training.validation needs", {"CPU": spec.cpus, "GPU": spec.gpus}, cures, on_note)
@@ -266,9 +280,13 @@ def _check_room(recipe: Recipe, who: str, needs: dict[str, float], cures: str, o
     lacking = [f"{n:g} {kind}s of {there.get(kind, 0):g}" for kind, n in needs.items() if there.get(kind, 0) < n]
     if not lacking:
         return
-    told = f"training: {who} {' and '.join(lacking)} in the cluster"
+    _lacking(recipe, f"training: {who} {' and '.join(lacking)} in the cluster", f"lower {cures}", on_note)
+
+
+def _lacking(recipe: Recipe, told: str, cure: str, on_note: Callable[[str], None]) -> None:
+    """Refuse where no node can come; else say what is waited for."""
     if recipe.cluster.address is None and "RAY_ADDRESS" not in os.environ:
-        raise ConfigurationError(f"{told}; lower {cures}, or name a larger cluster in cluster.address")
+        raise ConfigurationError(f"{told}; {cure}, or name a larger cluster in cluster.address")
     on_note(f"{told}: waiting for nodes")
 
 

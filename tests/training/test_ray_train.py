@@ -110,6 +110,30 @@ def test_cpu_workers_get_threads_and_the_allocator() -> None:
         assert environment["LD_PRELOAD"].startswith(library)
 
 
+def test_workers_ask_for_the_gpu_that_the_recipe_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def placed(**training: Any) -> Any:
+        return ray_train._trainer(lambda: None, small_recipe(**training), Store(str(tmp_path))).scaling_config
+
+    assert placed(use_gpu=True, accelerator_type="A100-80G").accelerator_type == "A100"
+    assert placed(use_gpu=True).accelerator_type is None
+    assert placed(accelerator_type="A100-80G").accelerator_type is None, "workers on CPUs"
+    monkeypatch.setattr(
+        ray_train.ray, "cluster_resources", lambda: {"CPU": 9.0, "GPU": 9.0, "accelerator_type:L4": 1.0}
+    )
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    notes: list[str] = []
+    ray_train._check_cluster(small_recipe(use_gpu=True, accelerator_type="L4"), notes.append)
+    recipe = small_recipe(use_gpu=True, accelerator_type="H100")
+    with pytest.raises(ConfigurationError, match=r"no node .* has a H100 \(training\.accelerator_type\); set training"):
+        ray_train._check_cluster(recipe, notes.append)
+    assert notes == []
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    ray_train._check_cluster(recipe, notes.append)
+    assert notes == [
+        "training: no node of the cluster has a H100 (training.accelerator_type): waiting for nodes",
+    ]
+
+
 def test_a_validation_that_no_node_could_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_train.ray, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
