@@ -73,11 +73,14 @@ def _machine(recipe: Recipe) -> Iterator[Finding]:
             yield Finding("ok", "training", note)
     except AgentTuningError as error:
         yield Finding("missing", "training", str(error))
-    if allocator():
-        yield Finding("ok", "tcmalloc", "found; preloaded for CPU workers")
+    if library := allocator():
+        yield Finding("ok", "allocator", f"{library}; preloaded for CPU workers")
     else:
         yield Finding(
-            "note", "tcmalloc", "not found: a step on the CPU takes longer", "apt-get install libtcmalloc-minimal4"
+            "note",
+            "allocator",
+            "no tcmalloc and no jemalloc found: a step on the CPU takes longer",
+            "apt-get install libtcmalloc-minimal4",
         )
 
 
