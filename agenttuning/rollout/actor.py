@@ -17,6 +17,7 @@ import gc
 import logging
 import threading
 import traceback
+import uuid
 from collections.abc import Collection, Coroutine, Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -54,6 +55,7 @@ class RolloutActor:
         context = ray.get_runtime_context()
         self._board = board
         self._key = context.get_actor_id()
+        self._untold: list[Entry] = []
         # Not the uvloop that Ray's workers prefer: policies are tested on asyncio's own loop, whose timers differ.
         self._loop = asyncio.SelectorEventLoop()
         threading.Thread(target=self._loop.run_forever, name="episodes", daemon=True).start()
@@ -86,12 +88,12 @@ class RolloutActor:
             self._await(self._leave(), timeout_s=FREE_SECONDS)
 
     async def _leave_at_the_end(self, handle: Any) -> None:
-        await self._board.join.remote(self._key, [handle])
+        await self._reach(self._board.join, self._key, [handle], uuid.uuid4().hex)
         await self._leave()
 
     async def _leave(self) -> None:
         await self._worker.aclose()
-        await self._board.leave.remote(self._key)
+        await self._reach(self._board.leave, self._key)
 
     async def _beat(self) -> None:
         while True:
@@ -99,13 +101,31 @@ class RolloutActor:
             await asyncio.sleep(BEAT_SECONDS)
 
     async def _tell(self, entries: Sequence[Entry] = ()) -> None:
+        """Give a sign of life; what Ray could not carry to the board is told with the next one."""
+        import ray
+
         worker = self._worker
-        full = await self._board.tell.remote(self._key, worker.in_flight, worker.told_failures(), entries)
-        worker.full = frozenset(full)
+        telling, self._untold = [*self._untold, *entries], []
+        try:
+            full = await self._board.tell.remote(self._key, worker.in_flight, worker.told_failures(), telling)
+            worker.full = frozenset(full)
+        except ray.exceptions.RayError:
+            self._untold = [*telling, *self._untold]
 
     async def _last(self) -> list[Report]:
-        await self._board.wait_empty.remote()
+        await self._reach(self._board.wait_empty)
         return [Report(id="", environment="")]
+
+    async def _reach(self, method: Any, *arguments: Any) -> None:
+        """Call the board; again, where Ray could not reach it for a moment."""
+        import ray
+
+        while True:
+            try:
+                await method.remote(*arguments)
+                return
+            except ray.exceptions.ActorUnavailableError:
+                await asyncio.sleep(BEAT_SECONDS)
 
     def _await(self, work: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)

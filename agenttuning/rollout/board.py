@@ -28,6 +28,7 @@ class _Present:
     """One actor, across its restarts."""
 
     handle: Any
+    incarnation: str
     seen: float
     in_flight: int = 0
     failures: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -64,6 +65,7 @@ class Board:
         self._quota = quota
         self._kept = Counter(kept)
         self._fresh: list[Entry] = []
+        self._segments: set[str] = set()
         self._past: Counter[tuple[str, str]] = Counter()
         self._actors: dict[str, _Present] = {}
         self._joined = 0
@@ -77,21 +79,31 @@ class Board:
         self._idle_since = None
         self._over, self._empty = asyncio.Event(), asyncio.Event()
 
-    async def join(self, actor: str, handles: Sequence[Any]) -> None:
-        """Enter an actor under its Ray id, with its own (weak) handle; returns when it shall free its environments."""
-        self._forget(actor)
-        self._joined += 1
-        self._actors[actor] = _Present(handles[0], time.monotonic())
+    async def join(self, actor: str, handles: Sequence[Any], incarnation: str) -> None:
+        """Enter an actor under its Ray id, with its own (weak) handle; returns when it shall free its environments.
+
+        An incarnation whose call was lost on the way may call again.
+        """
+        present = self._actors.get(actor)
+        if present is None or present.incarnation != incarnation:
+            self._forget(actor)
+            self._joined += 1
+            self._actors[actor] = _Present(handles[0], incarnation, time.monotonic())
         await self._over.wait()
 
     async def tell(
         self, actor: str, in_flight: int, failures: dict[tuple[str, str], int], entries: Sequence[Entry] = ()
     ) -> list[str]:
-        """Take an actor's sign of life and what became durable there; return the environments whose quota is met."""
+        """Take an actor's sign of life and what became durable there; return the environments whose quota is met.
+
+        Entries count once, however often they are told; those of one segment are told together.
+        """
         if (present := self._actors.get(actor)) is not None:
             present.seen, present.in_flight, present.failures = time.monotonic(), in_flight, failures
-        self._fresh += entries
-        for entry in entries:
+        fresh = [entry for entry in entries if entry.segment not in self._segments]
+        self._segments.update(entry.segment for entry in fresh)
+        self._fresh += fresh
+        for entry in fresh:
             self._kept[entry.environment] += entry.reward >= self._thresholds.get(entry.environment, 1.0)
         return [name for name, enough in self._quota.items() if self._kept[name] >= enough]
 
