@@ -57,7 +57,8 @@ def model_card(
 
 def _method(training: Training) -> str:
     if training.lora is not None:
-        return f"fine-tuning by low-rank adapters (LoRA, rank {training.lora.rank}), merged into the weights,"
+        kind = "QLoRA" if training.lora.quantize else "LoRA"
+        return f"fine-tuning by low-rank adapters ({kind}, rank {training.lora.rank}), merged into the weights,"
     if training.freeze_embeddings:
         return "fine-tuning, token embeddings and output head left as they were,"
     return "full fine-tuning"

@@ -2,19 +2,54 @@
 
 PEFT's layers are injected into the model in place, so that engines, loss and attention see the same model as without.
 Only the adapters are trained. What is written at the end is W + alpha / rank * B A under the names of the base model:
-the tuned model loads and is served without PEFT. Quantised bases (QLoRA) are not handled.
+the tuned model loads and is served without PEFT. In QLoRA (Dettmers et al. 2023) the frozen linear layers lie in 4 bits
+while adapters are trained; W is then what the base model's files hold, not what was rounded.
 """
 
+import importlib.util
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from agenttuning.errors import ConfigurationError
-from agenttuning.recipe import Lora
+from agenttuning.recipe import Lora, Training
 
 BASE, DOWN, UP = ".base_layer.weight", ".lora_A.default.weight", ".lora_B.default.weight"
 """Ends of names: a base weight and its adapters, which come right behind it."""
+
+
+def check_quantized(training: Training) -> None:
+    """Refuse 4-bit bases where they cannot be trained on.
+
+    Raises:
+        ConfigurationError: the recipe quantizes under ZeRO, or bitsandbytes is not installed.
+    """
+    if training.lora is None or training.lora.quantize is None:
+        return
+    said = f"training.lora.quantize={training.lora.quantize}"
+    if training.zero_stage:
+        raise ConfigurationError(
+            f"{said} holds weights as packed bytes, which ZeRO can neither cut nor gather (training.zero_stage="
+            f"{training.zero_stage}); set training.zero_stage=0 and training.workers=1, or leave quantize unset"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigurationError(f"{said} needs the package bitsandbytes: pip install 'agenttuning[qlora]'")
+
+
+def quantized_loading(training: Training, dtype: torch.dtype, device: str) -> dict[str, Any]:
+    """Return what `from_pretrained` takes to load the frozen linear layers in 4 bits, if the recipe wants it."""
+    if training.lora is None or training.lora.quantize is None:
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=training.lora.quantize,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def add_adapters(causal: Any, lora: Lora) -> None:

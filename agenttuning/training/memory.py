@@ -15,6 +15,8 @@ from agenttuning.training.device import Numerics
 GIB = 2**30
 LIVE_PARAMETERS, SUB_GROUP = 10**9, 10**9
 """DeepSpeed's defaults, in elements, for what the engine does not set: stage3_max_live_parameters, sub_group_size."""
+QUANTIZED = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a weight in 4 bits: a byte of scale for 64 of them, and four for 256 scales."""
 FRAGMENTATION = 0.1
 """Allowance for memory that the allocator holds and cannot use, as a share of what comes and goes in a step."""
 RUNTIME_GPU, RUNTIME_CPU = 2.0, 1.5
@@ -46,6 +48,9 @@ def tensor_bytes(shape: Shape, training: Training, dtype: str, longest: int) -> 
     stage, world = training.zero_stage, training.workers
     trained, adapters = trained_parameters(shape, training), _adapters(shape, training)
     parameters = element * (shape.parameters + adapters) / (world if stage == 3 else 1)
+    if training.lora is not None and training.lora.quantize is not None:
+        linear = shape.layers * sum(inputs * outputs for inputs, outputs in shape.linears.values())
+        parameters += (QUANTIZED - element) * linear
     share = trained / (world if stage else 1)
     optimizer = (12.0 if element == 2 or stage else 8.0) * share  # ZeRO copies float32 weights to master weights too.
     gradients = _gradients(trained, share, stage, element, several=world > 1)
