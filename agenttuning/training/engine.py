@@ -16,7 +16,9 @@ from agenttuning.recipe import Training
 from agenttuning.training.attention import implementation_of, register_attention
 from agenttuning.training.batch import Batch
 from agenttuning.training.device import Numerics
-from agenttuning.training.lora import add_adapters
+from agenttuning.training.lora import add_adapters, check_quantized, quantized_loading
+from agenttuning.training.packable import check_architecture, check_packing
+from agenttuning.training.sharded_load import load_sharded
 
 
 class Engine(Protocol):
@@ -69,42 +71,36 @@ def make_engine(
         other_ranks: the engine will load what another number of ranks saved.
 
     Raises:
-        ConfigurationError: the recipe's training section contradicts itself or the machine.
+        ConfigurationError: the recipe's training section contradicts itself or the machine, or the model would be
+            trained wrongly on packed rows.
     """
     if training.offload_optimizer and (training.zero_stage == 0 or not training.use_gpu):
         raise ConfigurationError(
             "training.offload_optimizer moves optimizer states from a GPU to host memory by ZeRO; it needs "
             f"training.use_gpu and training.zero_stage of 1 to 3 (got {training.use_gpu} and {training.zero_stage})"
         )
+    check_quantized(training)
+    engine: Engine
     if training.zero_stage == 0:
         from agenttuning.training.plain import PlainEngine
 
-        return PlainEngine(load_causal(model_dir, training, numerics, trust_remote_code), training, numerics)
-    from agenttuning.training.zero import ZeroEngine
+        engine = PlainEngine(load_causal(model_dir, training, numerics, trust_remote_code), training, numerics)
+    else:
+        from agenttuning.training.zero import ZeroEngine
 
-    return ZeroEngine(model_dir, training, numerics, trust_remote_code, other_ranks)
+        engine = ZeroEngine(model_dir, training, numerics, trust_remote_code, other_ranks)
+    check_packing(engine, numerics)
+    return engine
 
 
 def load_causal(model_dir: Path, training: Training, numerics: Numerics, trust_remote_code: bool) -> Any:
     """Load a causal language model for training.
 
     Raises:
-        ConfigurationError: transformers cannot load it.
+        ConfigurationError: transformers cannot load it, or it cannot be trained on packed rows.
     """
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    register_attention()
-    try:
-        causal = AutoModelForCausalLM.from_pretrained(
-            model_dir,
-            dtype=numerics.torch_dtype,
-            attn_implementation=implementation_of(numerics.attention),
-            trust_remote_code=trust_remote_code,
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigurationError(f"model {model_dir}: cannot be loaded for training ({error})") from error
+    causal = _read_model(model_dir, training, numerics, trust_remote_code)
+    check_architecture(causal.config, type(causal))
     if training.lora is not None:
         add_adapters(causal, training.lora)
     elif training.freeze_embeddings:
@@ -117,6 +113,43 @@ def load_causal(model_dir: Path, training: Training, numerics: Numerics, trust_r
         # ZeRO-3 needs the reentrant kind: it gathers weights again in the backward pass.
         causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
     return causal.train()
+
+
+def _read_model(model_dir: Path, training: Training, numerics: Numerics, trust_remote_code: bool) -> Any:
+    """Return a model as its files hold it, whole or, under ZeRO-3, in shards."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
+    from transformers.integrations import is_deepspeed_zero3_enabled
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    register_attention()
+    attention = implementation_of(numerics.attention)
+    try:
+        config = AutoConfig.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
+        kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+        check_architecture(config, kind)
+        if kind is not None and is_deepspeed_zero3_enabled():
+            sharded = load_sharded(model_dir, config, kind, numerics.torch_dtype, attention)
+            if sharded is not None:
+                return sharded
+        causal, about = AutoModelForCausalLM.from_pretrained(
+            model_dir,
+            dtype=numerics.torch_dtype,
+            attn_implementation=attention,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **quantized_loading(training, numerics.torch_dtype, numerics.device),
+        )
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "mismatch" not in str(error):
+            raise
+        raise ConfigurationError(f"model {model_dir}: cannot be loaded for training ({error})") from error
+    if missing := sorted(about["missing_keys"]):
+        raise ConfigurationError(
+            f"model {model_dir}: its files lack weights that its code needs: {', '.join(missing[:3])}; take a "
+            "whole causal language model"
+        )
+    return causal
 
 
 def optimizer_groups(parameters: list[torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
