@@ -132,7 +132,7 @@ def _staged(model: Store) -> Iterator[Path]:
 def _copy_weights(weights: Store, directory: Path) -> None:
     if (root := weights.local_path()) is None:
         for name in weights.list():
-            (directory / name).write_bytes(weights.read(name))
+            weights.fetch(name, directory / name)
         return
     for file in sorted(root.glob("model*")):
         try:
