@@ -1,3 +1,4 @@
+import re
 import time
 from pathlib import Path
 
@@ -38,6 +39,18 @@ def test_entries_are_the_same_from_memory_and_from_a_segment(tmp_path: Path) -> 
     assert Entry(**row) == entry
     assert entry.size == len(store.read(entry.segment))
     assert (row["task"], row["prompt_tokens"], row["completion_tokens"]) == (played.task.id, 5, 2)
+
+
+def test_a_reward_that_was_stored_as_null_counts_as_none(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    (entry,) = commit_segment(store, "w", 1, [episode(1)])
+    text = store.read(entry.segment).decode()
+    for name in ("reward", "score"):
+        text = re.sub(rf'"{name}":[0-9.]+', f'"{name}":null', text)
+    assert '"reward":null' in text
+    store.write(entry.segment, text.encode())
+    (row,) = read_index(store).to_pylist()
+    assert (row["reward"], row["score"]) == (0.0, 0.0)
 
 
 def test_what_the_index_lacks_is_read_from_the_segments(tmp_path: Path) -> None:
