@@ -14,7 +14,12 @@ PAYLOADS: dict[str, dict[str, Any]] = {
     "os": {"setup": "", "expect": {"absent": ["/root/x"], "files": {}}},
     "db": {"answer": None, "before": {}, "state": {}, "tables": []},
     "kg": {"entities": {}, "answer": [], "number": 1},
+    "alfworld": {"source": "generated", "goal": {}},
+    "webshop": {"catalogue": "generated/train", "goal": {}},
+    "mind2web": {"page": "", "sample": "", "pool": [], "previous": []},
 }
+OF_A_SOURCE = ("os", "db")
+"""Those whose `source: file` reads the file; the others read it in place of their source's tasks."""
 NAMES = pytest.mark.parametrize("name", sorted(PAYLOADS))
 
 
@@ -23,7 +28,7 @@ def task(name: str, instruction: str = "x", split: str = "train", **payload: Any
 
 
 def read(name: str, file: Path, split: str = "train", count: int = 10, seed: int = 0) -> list[Task]:
-    settings = {"tasks_file": str(file)} | ({} if name == "kg" else {"source": "file"})
+    settings = {"tasks_file": str(file)} | ({"source": "file"} if name in OF_A_SOURCE else {})
     with make_environment(name, settings) as env:
         return list(env.tasks(split, count, seed))
 
@@ -96,3 +101,20 @@ def test_a_line_ends_with_a_line_feed_alone(tmp_path: Path) -> None:
 def test_a_setting_that_would_do_nothing_is_refused(name: str, settings: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigurationError, match=f"environments.{name}.settings.*{told}"):
         make_environment(name, settings)
+
+
+@pytest.mark.parametrize("name", sorted(PAYLOADS.keys() - set(OF_A_SOURCE)))
+def test_families_and_a_file_of_tasks_exclude_each_other(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="tasks_file names others"):
+        make_environment(name, {"tasks_file": "x", "families": ["y"]})
+
+
+@pytest.mark.parametrize("name", ["webshop", "mind2web", "alfworld"])
+def test_an_environments_own_tasks_play_from_a_file(name: str, tmp_path: Path) -> None:
+    with make_environment(name) as env:
+        (own,) = env.tasks("train", 1, 0)
+    (file := tmp_path / "rated.jsonl").write_text(own.model_copy(update={"difficulty": 0.25}).model_dump_json() + "\n")
+    with make_environment(name, {"tasks_file": str(file)}) as env:
+        (stored,) = env.tasks("train", 5, 0)
+        assert (stored.id, stored.difficulty) == (own.id, 0.25)
+        assert env.reset(stored)

@@ -16,10 +16,11 @@ from agenttuning.environments.alfworld.demonstration import demonstration
 from agenttuning.environments.alfworld.expert import explore, guide
 from agenttuning.environments.alfworld.generator import generated_tasks
 from agenttuning.environments.alfworld.grammar import command_text, format_reply, nearest, parse_reply
-from agenttuning.environments.alfworld.published import has_split, published_tasks, unpack
+from agenttuning.environments.alfworld.published import any_game, has_split, of_room_split, published_tasks, unpack
 from agenttuning.environments.alfworld.scene import MAX_STEPS, Goal, Scene, problem
 from agenttuning.environments.alfworld.wheel import NOTHING
 from agenttuning.environments.base import Environment, EnvironmentSettings, Expert, Grade, Needs, Parsed, Step
+from agenttuning.environments.stored import stored_tasks
 from agenttuning.errors import ConfigurationError, InfrastructureError
 from agenttuning.trajectory import Action, Task, Turn
 
@@ -42,10 +43,14 @@ class ALFWorldSettings(EnvironmentSettings):
 
     source: Literal["generated", "official"] = "generated"
     """`generated`: small games from a seed; `official`: the published games below `data.root`."""
+    tasks_file: str | None = None
+    """Play the tasks of this file of JSON lines (`agenttuning instructions` writes them) in place of the source's."""
     families: tuple[str, ...] | None = None
     """Draw generated tasks from these task types alone; None: all."""
-    test_split: Literal["valid_seen", "valid_unseen"] = "valid_seen"
-    """For `source: official`: what `test` draws from. `shifted` is then valid_unseen, if it is there and not `test`."""
+    test_split: Literal["valid_unseen", "valid_seen", "room"] | None = None
+    """For `source: official`: what `test` draws from: rooms that train does not have (`valid_unseen`; or `room`, a part
+    of the train games that is then no part of `train`), or train's own rooms (`valid_seen`). None: `valid_unseen` where
+    it is there, else `room`. `shifted` is valid_unseen, if it is there and not `test`."""
     wording: Literal["put", "move"] = "put"
     """`put X in/on Y` as in the paper, or `move X to Y` as in newer ALFWorld."""
     on_inadmissible: Literal["nearest", "nothing"] = "nearest"
@@ -60,6 +65,8 @@ class ALFWorldSettings(EnvironmentSettings):
     @model_validator(mode="after")
     def _no_idle_setting(self) -> Self:
         """Refuse a setting that would do nothing."""
+        if self.families is not None and self.tasks_file is not None:
+            raise ValueError("families are of the source's tasks, and tasks_file names others; leave one of them out")
         if self.families is not None and self.source != "generated":
             raise ValueError("families are those of source: generated; leave them out")
         return self
@@ -69,7 +76,7 @@ class ALFWorld(Environment):
     """Household tasks in TextWorld. One object plays one game at a time."""
 
     name: ClassVar[str] = "alfworld"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     Settings: ClassVar[type[EnvironmentSettings]] = ALFWorldSettings
     isolation: ClassVar[Literal["inline", "process"]] = "process"
     needs: ClassVar[Needs] = Needs(cpu=0.1, memory_mb=150)
@@ -99,16 +106,22 @@ class ALFWorld(Environment):
         Raises:
             ConfigurationError: an unknown split, or published games that are not there.
         """
+        if self.options.tasks_file is not None:
+            yield from stored_tasks(self.name, self.options.tasks_file, split, count, seed, ("source", "goal"))
+            return
         if self.options.source == "generated":
             yield from generated_tasks(split, count, seed, self.name, self.options.families)
             return
         root = self._root()
-        names = {"train": "train", "test": self.options.test_split, "shifted": "valid_unseen"}
+        unseen = has_split(root, "valid_unseen")
+        test = self.options.test_split or ("valid_unseen" if unseen else "room")
+        names = {"train": "train", "test": "train" if test == "room" else test, "shifted": "valid_unseen"}
         if split not in names:
             raise ConfigurationError(f"alfworld has the splits train, test and shifted, not {split!r}")
-        if split == "shifted" and (self.options.test_split == "valid_unseen" or not has_split(root, "valid_unseen")):
+        if split == "shifted" and (test == "valid_unseen" or not unseen):
             return
-        yield from published_tasks(root, names[split], split, count, seed, self.name)
+        kept = of_room_split(split) if test == "room" and split != "shifted" else any_game
+        yield from published_tasks(root, names[split], split, count, seed, self.name, kept)
 
     def description(self, task: Task) -> str:
         """Return the rules and the command forms, in the wording of the settings."""

@@ -18,6 +18,7 @@ from agenttuning.environments.mind2web.grammar import format_reply, parse_reply
 from agenttuning.environments.mind2web.protocol import LETTERS, Answer, Rounds, answered
 from agenttuning.environments.mind2web.records import Entry, entries, fetch, has_split
 from agenttuning.environments.mind2web.tasks import Fetch, draw
+from agenttuning.environments.stored import stored_tasks
 from agenttuning.errors import ConfigurationError
 from agenttuning.trajectory import Action, Task, Turn
 
@@ -42,6 +43,8 @@ class Mind2WebSettings(EnvironmentSettings):
     """For `source: official`: the folder with `train/`, `test_task/` and so on; None: `mind2web` below `data.root`."""
     test_split: Literal["test_task", "test_website", "test_domain"] = "test_domain"
     """For `source: official`: what `test` draws from. `shifted` is then `test_domain`, unless that is `test`."""
+    tasks_file: str | None = None
+    """Play the tasks of this file of JSON lines (`agenttuning instructions` writes them) in place of the source's."""
     families: tuple[str, ...] | None = None
     """Draw from the tasks of these web sites alone; None: all of the split."""
     ranker: str = "trained"
@@ -54,6 +57,8 @@ class Mind2WebSettings(EnvironmentSettings):
     @model_validator(mode="after")
     def _no_idle_setting(self) -> Self:
         """Refuse a setting that would do nothing."""
+        if self.families is not None and self.tasks_file is not None:
+            raise ValueError("families are of the source's tasks, and tasks_file names others; leave one of them out")
         if self.path is not None and self.source != "official":
             raise ValueError("path is for source: official; set source, or leave path out")
         return self
@@ -84,6 +89,11 @@ class Mind2Web(Environment):
             ConfigurationError: an unknown split or site, or a source without its files.
             DataError: a file is not as its format says.
         """
+        if self.settings.tasks_file is not None:
+            yield from stored_tasks(
+                self.name, self.settings.tasks_file, split, count, seed, ("page", "sample", "pool", "previous")
+            )
+            return
         if split not in SPLITS:
             raise ConfigurationError(f"mind2web has the splits {', '.join(SPLITS)}, not {split!r}")
         found, fetch = self._source(split)

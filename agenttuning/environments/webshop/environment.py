@@ -1,7 +1,7 @@
 """The web shopping environment: one shop page per turn, a search or a click, and a purchase that ends the episode."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -9,11 +9,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from agenttuning.environments.base import Environment, EnvironmentSettings, Expert, Grade, Needs, Parsed, Step
+from agenttuning.environments.stored import stored_tasks
 from agenttuning.environments.webshop import demonstration
 from agenttuning.environments.webshop.catalogue import Catalogue
 from agenttuning.environments.webshop.expert import play
 from agenttuning.environments.webshop.generator import SPLITS, generated_catalogue, generated_tasks
-from agenttuning.environments.webshop.goals import SPLITS as OFFICIAL_SPLITS
+from agenttuning.environments.webshop.goals import Asked, official_split
 from agenttuning.environments.webshop.grading import grade_evidence
 from agenttuning.environments.webshop.grammar import CLICK, SEARCH, format_reply, parse_reply
 from agenttuning.environments.webshop.published import SMALL, published_catalogue, published_goals
@@ -50,6 +51,8 @@ class WebShopSettings(EnvironmentSettings):
     """For `source: official`: goals made from attributes and options, or those that people wrote."""
     test_split: Literal["test", "dev"] = "test"
     """For `source: official`: which of WebShop's splits `test` draws from."""
+    tasks_file: str | None = None
+    """Play the tasks of this file of JSON lines (`agenttuning instructions` writes them) in place of the source's."""
     families: tuple[str, ...] | None = None
     """Draw generated train and test tasks from these departments alone; None: all."""
     show_attributes: bool = False
@@ -62,6 +65,8 @@ class WebShopSettings(EnvironmentSettings):
     @model_validator(mode="after")
     def _no_idle_setting(self) -> Self:
         """Refuse a setting that would do nothing."""
+        if self.families is not None and self.tasks_file is not None:
+            raise ValueError("families are of the source's tasks, and tasks_file names others; leave one of them out")
         if self.catalogue is not None and self.source != "official":
             raise ValueError("catalogue is for source: official; set source, or leave catalogue out")
         if self.families is not None and self.source != "generated":
@@ -73,7 +78,7 @@ class WebShop(Environment):
     """Shopping on the pages of a web shop. Actions: `search` (`keywords`) and `click` (`label`)."""
 
     name: ClassVar[str] = "webshop"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     Settings: ClassVar[type[EnvironmentSettings]] = WebShopSettings
     isolation: ClassVar[Literal["inline", "process"]] = "inline"
     needs: ClassVar[Needs] = Needs(cpu=0.1, memory_mb=20)
@@ -104,6 +109,9 @@ class WebShop(Environment):
             ConfigurationError: an unknown split, or a catalogue that is not named.
             DataError: a published file is not as its format says.
         """
+        if self.settings.tasks_file is not None:
+            yield from stored_tasks(self.name, self.settings.tasks_file, split, count, seed, ("catalogue", "goal"))
+            return
         if self.settings.source == "generated":
             yield from generated_tasks(self.name, split, count, seed, self.settings.families)
             return
@@ -112,9 +120,9 @@ class WebShop(Environment):
         if count == 0 or (split == "shifted" and self.settings.goals == "human"):
             return
         people = split == "shifted" or self.settings.goals == "human"
-        asked = published_goals(self._catalogue(PUBLISHED), people)
+        asked: Sequence[Asked] = published_goals(self._catalogue(PUBLISHED), people)
         if split != "shifted":
-            asked = asked[OFFICIAL_SPLITS[self.settings.test_split if split == "test" else split]]
+            asked = official_split(asked, self.settings.test_split if split == "test" else split)
         for number in random.Random(seed).sample(range(len(asked)), min(count, len(asked))):
             payload = {"catalogue": PUBLISHED, "goal": asked[number].goal.model_dump(mode="json")}
             yield Task(
