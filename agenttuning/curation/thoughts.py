@@ -45,16 +45,26 @@ _EVIDENCE = re.compile(
     re.IGNORECASE,
 )
 _DONE = re.compile(
-    r"\b(?:has|have)\s+been\s+(?:successfully\s+)?(?:\w+ed|made|set|written|put|sent|built)\b"
+    r"\b(?:has|have)\s+been\s+(?!(?:asked|given|instructed|provided|requested|required|supposed|tasked|told)\b)"
+    r"(?:successfully\s+)?(?:\w+ed|made|set|written|put|sent|built)\b"
     r"|\b(?:record|row|entry|file|table|item|user)s?\s+(?:was\s+|were\s+)?(?:successfully\s+)?"
     r"(?:created|inserted|added|updated|deleted|removed)\b"
     r"|\bsuccessfully\s+\w+ed\b|^\s*(?:Inserted|Updated|Deleted|Removed|Created|Added)\b",
 )
 _FOUND = re.compile(
-    r"\b(?:there\s+(?:are|is|were|was)|the\s+(?:answer|count|total|number|result)[^.;]{0,60}?\s(?:is|was|are))\s+"
-    r"(?:exactly\s+|only\s+)?(\d+(?:\.\d+)?)\b",
+    r"\b(?:there\s+(?:are|is|were|was)|the\s+(?:answer|count|total|number|result|average|mean|sum|percentage|maximum|"
+    r"minimum)[^.;]{0,60}?\s(?:is|was|are))\s+(?:exactly\s+|only\s+)?(\d+(?:\.\d+)?)\b"
+    r"(?!\s+(?:\w+\s+)?(?:cases|checks|conditions|ideas|options|parts|points|possibilities|reasons|stages|steps|"
+    r"things|ways)\b)",
     re.IGNORECASE,
 )
+_OPEN = re.compile(
+    r"\b(?:if|whether|may|might|must|should|would|could|will|once|after|until|when|which|who|whose|what|how\s+many)\b",
+    re.IGNORECASE,
+)
+"""Words after which a sentence asks, supposes or plans, and so reports nothing."""
+_MAYBE = re.compile(r"\b(?:maybe|perhaps|possibly|probably)\b", re.IGNORECASE)
+"""Words that make a supposition of a sentence wherever they stand."""
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`")
 
 
@@ -80,15 +90,24 @@ def _known_too_early(thought: str, before: tuple[Turn, ...], first: bool) -> str
             return f"cites what was never shown: {_short(thought, found)}"
     if not first:
         return None
-    if found := _DONE.search(_QUOTED.sub("''", thought)):
+    plain = _QUOTED.sub("''", thought)
+    if (found := _DONE.search(plain)) and not _supposed(plain, found):
         told = any(re.search(rf"\b{re.escape(found[0].split()[-1])}\b", t.content, re.I) for t in before[-1:])
         if not told:
-            return f"reports what was not done yet: {_short(_QUOTED.sub(chr(39) * 2, thought), found)}"
-    if found := _FOUND.search(thought):
+            return f"reports what was not done yet: {_short(plain, found)}"
+    if (found := _FOUND.search(thought)) and not _supposed(thought, found):
         shown = any(re.search(rf"(?<![\d.]){re.escape(found[1])}(?![\d.]*\d)", turn.content) for turn in before)
         if not shown:
             return f"states a result before any was seen: {_short(thought, found)}"
     return None
+
+
+def _supposed(text: str, found: re.Match[str]) -> bool:
+    """Whether the sentence around a match asks, supposes or plans."""
+    start = 1 + max(text.rfind(mark, 0, found.start()) for mark in (". ", "; ", "\n"))
+    ends = [end for mark in (". ", "; ", "\n") if (end := text.find(mark, found.end())) >= 0]
+    sentence = text[start : min(ends, default=len(text))]
+    return _MAYBE.search(sentence) is not None or _OPEN.search(text[start : found.start()]) is not None
 
 
 def spoken_thought(turn: Turn) -> str:

@@ -11,6 +11,11 @@ and queries are abridged. Every trained turn has a label, and `labelled_by` says
   before the rules ran on them. One change followed from them: the words of an action that the environment answered
   count as shown. Before it, misalignment objected to 3 of their 48 turns, since then to 1.
 
+- `blind reader` (blind_reader.jsonl): thirty Database records at places of the published data that were chosen before
+  they were read, none of them among the author's 26, labelled for hindsight by someone who had not seen the rule. The
+  labels were committed before the rule ran on them. One change followed from them: an average, a sum and the like count
+  as results too. Before it the rule found 16 of their 19 bad turns, since then 17.
+
 `swapped` makes more misaligned thoughts without writing any: the first thought of one record in place of another's.
 Many first thoughts fit more than one Operating System task (`I list the files of the current directory`), so each of
 those pairs has a label too, by a third reader, given before the rule ran on the pairs (os_first_thoughts.json: the
@@ -31,6 +36,7 @@ from agenttuning.trajectory import Outcome, Task, Trajectory, Turn
 
 DATA = Path(__file__).parent / "data"
 FILES = ("published_samples.jsonl", "second_reader.jsonl")
+BLIND = ("blind_reader.jsonl",)
 HINDSIGHT = ("expected", "unshown", "premature")
 
 
@@ -44,8 +50,8 @@ class Labelled:
 
 
 @cache
-def labelled() -> tuple[Labelled, ...]:
-    return tuple(_read(json.loads(line)) for name in FILES for line in (DATA / name).read_text().splitlines())
+def labelled(names: tuple[str, ...] = FILES) -> tuple[Labelled, ...]:
+    return tuple(_read(json.loads(line)) for name in names for line in (DATA / name).read_text().splitlines())
 
 
 def swapped() -> Iterator[tuple[str, Trajectory, int]]:

@@ -31,7 +31,7 @@ async def played(name: str):
     return found
 
 
-@pytest.mark.parametrize("name", ["db", "alfworld", "webshop", "mind2web"])
+@pytest.mark.parametrize("name", ["alfworld", "db", "kg", "mind2web", "os", "webshop"])
 def test_no_rule_about_thoughts_objects_to_an_expert(name):
     recipe = validate_recipe({"environments": {name: {}}})
     found = asyncio.run(played(name))

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 from episodes import OPENING, agent, trajectory
-from labelled import HINDSIGHT, Counts, labelled, os_pairs, swapped
+from labelled import BLIND, FILES, HINDSIGHT, Counts, labelled, os_pairs, swapped
 
 from agenttuning.curation.thoughts import hindsight, misalignment, spoken_thought
 from agenttuning.recipe import Recipe
@@ -14,10 +14,10 @@ RECIPE = Recipe()
 TASK = Turn(role="user", content="How many drivers of the table `drivers` are French?")
 
 
-def counted(rule, name, bad):
+def counted(rule, name, bad, files=FILES):
     """Counts by whose labels they are; doubtful turns are left out."""
     found = {}
-    for record in labelled():
+    for record in labelled(files):
         if record.rule in ("both", name):
             objection = rule(record.trajectory, RECIPE)
             for turn, label in record.labels.items():
@@ -33,6 +33,13 @@ def test_hindsight_on_labelled_records():
     assert found["second reader"] == Counts(true=1, false=0, missed=1, passed=46)
     together = Counts(*(sum(getattr(c, key) for c in found.values()) for key in vars(Counts())))
     assert (together.precision, round(together.recall, 2)) == (1.0, 0.94)
+
+
+def test_hindsight_on_records_that_were_labelled_blind():
+    found = counted(hindsight, "hindsight", HINDSIGHT, BLIND)
+    # Before the one change that these records led to, it found 16 of the 19.
+    assert found == {"blind reader": Counts(true=17, false=0, missed=2, passed=46)}
+    assert not any(misalignment(record.trajectory, RECIPE) for record in labelled(BLIND))
 
 
 def test_misalignment_on_labelled_records():
@@ -162,7 +169,39 @@ def test_the_first_thought_cannot_report_what_was_done_or_found():
     assert "not done yet" in first_thought("The record has been inserted.", "Add Emily to the table.").reason
     assert "before any was seen" in first_thought("There are 12 such files.", "Count the files.").reason
     assert first_thought("There are 2 tables, which I join.", "There are 2 tables. Count the rows.") is None
+    assert "before any was seen" in first_thought("The average speed of it is 52.0.", "How fast is it?").reason
     assert first_thought("I look which record was inserted last.", "Which record was inserted last?") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "There are 2 things to check: the table and its rows.",
+        "There are 3 possible ways to do that.",
+        "I have been asked to find which users have been locked.",
+        "The file has been created by another user maybe; let me check.",
+        "First I see whether the record has been inserted.",
+        "Once the file has been created, I read it.",
+        "If there are 3, I stop.",
+    ],
+)
+def test_a_first_thought_that_asks_supposes_or_plans_reports_nothing(text):
+    assert first_thought(text, "Count the files.") is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "thought"),
+    [
+        ("os", "The problem does not name every file, so I first look at what is in my home directory."),
+        ("os", "First, I'll check the home folder of root and its subfolders."),
+        ("db", "To find it I use the MAX aggregate on the integer column after casting."),
+        ("kg", "I should explore the outgoing edges of the node."),
+    ],
+)
+def test_the_talk_of_an_environments_tools_fits_every_task(environment, thought):
+    asked = Turn(role="user", content="How many are there?")
+    spoken = trajectory((agent("x", thought=thought),), environment, opening=(*OPENING[:2], asked))
+    assert misalignment(spoken, RECIPE) is None
 
 
 def test_hindsight_reads_trained_turns_only():
