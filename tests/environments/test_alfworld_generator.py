@@ -1,3 +1,5 @@
+from collections import Counter
+
 import pytest
 
 from agenttuning.environments.alfworld.generator import SENTENCES, SHIFTED_SENTENCES, generated_tasks, scene_split
@@ -33,6 +35,20 @@ def test_train_and_test_share_no_scene_under_any_seeds():
     assert len(test) > 300
     assert not train & test
     assert {task.id for task in drawn("train", 60, 0)}.isdisjoint(task.id for task in drawn("test", 60, 0))
+
+
+def test_train_and_test_share_no_goal_and_the_types_stay_equal():
+    tasks = {split: [task for seed in range(3) for task in drawn(split, 120, seed)] for split in ("train", "test")}
+    said = {split: {task.instruction for task in found} for split, found in tasks.items()}
+    assert not said["train"] & said["test"]
+    asked = {
+        split: {(goal.type, goal.object, goal.receptacle) for goal in map(goal_of, found)}
+        for split, found in tasks.items()
+    }
+    assert not asked["train"] & asked["test"]
+    for split, found in tasks.items():
+        assert Counter(task.family for task in found) == dict.fromkeys(TYPES, 60)
+        assert min(Counter(kind for kind, *_ in asked[split]).values()) >= 3
 
 
 def test_the_split_is_a_property_of_the_scene_alone():

@@ -73,7 +73,7 @@ def won_by_guide(environment, task, seed=0):
 @pytest.mark.parametrize("wording", ["put", "move"])
 def test_both_layouts_are_read_and_won_by_their_walkthroughs(tmp_path, write, wording):
     write(tmp_path, "train")
-    with official(tmp_path, wording=wording) as environment:
+    with official(tmp_path, wording=wording, test_split="valid_seen") as environment:
         tasks = list(environment.tasks("train", 100, 0))
         assert {task.origin for task in tasks} == {"dataset"}
         assert len(tasks) == 6
@@ -89,9 +89,9 @@ def test_the_seed_decides_which_games_and_their_order(tmp_path):
 
 def test_shifted_is_the_unseen_split_where_it_is_there_and_not_the_test(tmp_path):
     write_table(tmp_path, "valid_seen", 2)
-    assert not list(official(tmp_path).tasks("shifted", 5, 0))
+    assert not list(official(tmp_path, test_split="valid_seen").tasks("shifted", 5, 0))
     write_table(tmp_path, "valid_unseen", 3)
-    assert len(list(official(tmp_path).tasks("shifted", 5, 0))) == 3
+    assert len(list(official(tmp_path, test_split="valid_seen").tasks("shifted", 5, 0))) == 3
     assert not list(official(tmp_path, test_split="valid_unseen").tasks("shifted", 5, 0))
     assert len(list(official(tmp_path, test_split="valid_unseen").tasks("test", 5, 0))) == 3
 
@@ -153,3 +153,23 @@ def test_official_games_are_won_by_their_walkthroughs():
     with official(PUBLISHED) as environment:
         tasks = [*environment.tasks("train", 4, 7), *environment.tasks("test", 4, 7)]
         assert all(won_by_guide(environment, task, seed) for seed, task in enumerate(tasks))
+
+
+@pytest.mark.parametrize("write", [write_table, write_directory])
+def test_without_unseen_rooms_test_has_rooms_of_its_own(tmp_path, write):
+    write(tmp_path, "train", 60)
+    drawn = {split: list(official(tmp_path).tasks(split, 100, 0)) for split in ("train", "test", "shifted")}
+    rooms = {
+        split: {task.payload["game"].split("/")[0].split("-")[4] for task in found} for split, found in drawn.items()
+    }
+    assert len(rooms["train"]) > len(rooms["test"]) > 3
+    assert not rooms["train"] & rooms["test"]
+    assert len(drawn["train"]) + len(drawn["test"]) == 60
+    assert not drawn["shifted"]
+    write(tmp_path, "valid_unseen", 6)
+    assert len(list(official(tmp_path).tasks("train", 100, 0))) == 60
+    assert len(list(official(tmp_path).tasks("test", 100, 0))) == 6
+    assert not list(official(tmp_path).tasks("shifted", 100, 0))
+    by_room = official(tmp_path, test_split="room")
+    assert [task.id for task in by_room.tasks("test", 100, 0)] == [task.id for task in drawn["test"]]
+    assert len(list(by_room.tasks("shifted", 100, 0))) == 6

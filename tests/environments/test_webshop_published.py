@@ -10,7 +10,7 @@ from test_webshop_expert import played
 
 from agenttuning.environments.webshop import WebShop, WebShopSettings, published
 from agenttuning.environments.webshop.generator import records
-from agenttuning.environments.webshop.goals import SPLITS, official_goals, synthetic_goals
+from agenttuning.environments.webshop.goals import SPLITS, Asked, official_goals, official_split, synthetic_goals
 from agenttuning.environments.webshop.published import json_list, published_catalogue
 from agenttuning.environments.webshop.records import read_product
 from agenttuning.errors import DataError
@@ -136,6 +136,17 @@ def test_splits_are_webshops_own_and_share_no_goal(tmp_path):
     tasks = list(official(tmp_path).tasks("train", 10, 0))
     assert tasks == list(official(tmp_path).tasks("train", 20, 0))[:10]
     assert tasks != list(official(tmp_path).tasks("train", 10, 1))
+
+
+def test_train_has_each_sentence_once_and_none_of_the_other_splits():
+    product = read_product(some(1)[0], "x")
+    goal = next(synthetic_goals(product)).goal
+    said = [f"goal {number}" for number in range(1600)]
+    said[1500], said[1501], said[1503] = said[0], said[700], said[1502]
+    goals = [Asked(text, goal) for text in said]
+    assert [asked.instruction for asked in official_split(goals, "train")] == [said[1502], *said[1504:]]
+    assert [asked.instruction for asked in official_split(goals, "test")] == said[:500]
+    assert [asked.instruction for asked in official_split(goals, "dev")] == said[500:1500]
 
 
 def test_the_full_catalogue_is_played_by_its_path(tmp_path):

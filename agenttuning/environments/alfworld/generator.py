@@ -3,8 +3,9 @@
 A game is solvable by construction: its target lies where it can be seen or uncovered, its destination may hold it, its
 appliance is there. The search is short: whatever is needed lies among the first places that the room sentence lists.
 
-`train` and `test` share no scene under any seeds: the hash of a scene's content, not the seed, says to which of the two
-it belongs. `shifted` has rooms, object types and goal sentences of its own.
+`train` and `test` share no scene and no goal under any seeds: the hash of a scene's content, and that of what is to be
+done with which object and where, say to which of the two they belong, and not the seed. `shifted` has rooms, object
+types and goal sentences of its own.
 """
 
 import random
@@ -29,10 +30,10 @@ from agenttuning.environments.alfworld.scene import MAX_STEPS, Goal, Scene, plac
 from agenttuning.environments.difficulty import from_steps
 from agenttuning.environments.families import chosen_families
 from agenttuning.errors import ConfigurationError
-from agenttuning.trajectory import Task
+from agenttuning.trajectory import Task, content_hash
 
 TEST_SHARE = 4
-"""One scene in so many belongs to `test`."""
+"""One scene in so many, and one goal, belong to `test`."""
 SEARCHED = 3
 """Targets lie among the first so many places of the room sentence."""
 FEWEST, MOST = 6, 9
@@ -66,6 +67,11 @@ def scene_split(scene: Scene) -> str:
     return "test" if int(scene.key, 16) % TEST_SHARE == 0 else "train"
 
 
+def goal_split(goal: Goal) -> str:
+    """Return `train` or `test`, decided by what is asked for, however it is worded."""
+    return "test" if int(content_hash([goal.type, goal.object, goal.receptacle], 8), 16) % TEST_SHARE == 0 else "train"
+
+
 def generated_tasks(
     split: str, count: int, seed: int, environment: str, families: Sequence[str] | None = None
 ) -> Iterator[Task]:
@@ -89,7 +95,7 @@ def generated_tasks(
     for index in range(count):
         while True:
             scene, goal = draw(rng, types[index % len(types)], shifted=split == "shifted")
-            if scene.key not in seen and split in ("shifted", scene_split(scene)):
+            if scene.key not in seen and (split == "shifted" or {scene_split(scene), goal_split(goal)} == {split}):
                 break
         seen.add(scene.key)
         yield Task(

@@ -30,6 +30,8 @@ from agenttuning.trajectory import Task, content_hash
 
 LAYOUT = "json_2.1.1"
 GAME = "game.tw-pddl"
+TEST_ROOMS = 5
+"""Of a split by room, one room in so many is `test`."""
 _SENTENCE = re.compile(r"Your task is to: (.*?)\.\s*\"")
 
 
@@ -62,7 +64,30 @@ class Game:
         return Goal(type=parts[0], object=parts[1], receptacle=place, lamp=lamp, text=self.text)
 
 
-def published_tasks(root: Path, source_split: str, split: str, count: int, seed: int, name: str) -> Iterator[Task]:
+def any_game(name: str) -> bool:
+    """Keep every game."""
+    return True
+
+
+def of_room_split(split: str) -> Callable[[str], bool]:
+    """Return what says of a game's name whether its room (floor plan) belongs to `train` or to `test`."""
+
+    def kept(name: str) -> bool:
+        room = name.split("/")[0].rpartition("-")[2]
+        return (int(content_hash(["room", room], 8), 16) % TEST_ROOMS == 0) == (split == "test")
+
+    return kept
+
+
+def published_tasks(
+    root: Path,
+    source_split: str,
+    split: str,
+    count: int,
+    seed: int,
+    name: str,
+    kept: Callable[[str], bool] = any_game,
+) -> Iterator[Task]:
     """Yield up to `count` tasks from a published split, in an order drawn by `seed`.
 
     Args:
@@ -72,6 +97,7 @@ def published_tasks(root: Path, source_split: str, split: str, count: int, seed:
         count: how many.
         seed: draws which and in what order; the same for the same seed.
         name: the environment's name.
+        kept: says by its name whether a game may be drawn.
 
     Raises:
         ConfigurationError: the split is not below the root.
@@ -84,9 +110,10 @@ def published_tasks(root: Path, source_split: str, split: str, count: int, seed:
 
     if (directory := _directory(root, source_split)) is not None:
         # One file of 100 kB a game: only those that are drawn are read.
-        drawn: Iterable[Game] = islice(_from_directory(directory, place), count)
+        drawn: Iterable[Game] = islice(_from_directory(directory, place, kept), count)
     else:
-        drawn = nsmallest(count, read_games(root, source_split), key=lambda game: place(game.name))
+        games = (game for game in read_games(root, source_split) if kept(game.name))
+        drawn = nsmallest(count, games, key=lambda game: place(game.name))
     for game in drawn:
         goal = game.goal
         payload = {
@@ -164,13 +191,15 @@ def _essence(domain: str) -> str:
     return " ".join(words.replace("(receptacletype ?r sinktype)", "").split())
 
 
-def _from_directory(directory: Path, order: Callable[[str], str] = str) -> Iterator[Game]:
-    """Yield the playable games of a split's directory, by what `order` makes of their names.
+def _from_directory(
+    directory: Path, order: Callable[[str], str] = str, kept: Callable[[str], bool] = any_game
+) -> Iterator[Game]:
+    """Yield the playable games of a split's directory whose names are kept, by what `order` makes of the names.
 
     The published directory also holds games with movable receptacles and with slicing, which ALFWorld does not play.
     """
     paths = {f"{path.parent.parent.name}/{path.parent.name}": path for path in directory.glob(f"*/*/{GAME}")}
-    played = [name for name in paths if name.split("-", 1)[0] in TYPES and "Sliced" not in name]
+    played = [name for name in paths if name.split("-", 1)[0] in TYPES and "Sliced" not in name and kept(name)]
     checked: set[int] = set()
     for name in sorted(played, key=order):
         path = paths[name]

@@ -8,7 +8,7 @@ them anew in each process.
 
 import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from agenttuning.environments.webshop.records import NO_LIMIT, Goal, Product, draw_limit, goal_of
@@ -37,6 +37,19 @@ def official_goals(products: Iterable[Product], people: bool) -> list[Asked]:
     goals = [asked for product in products for asked in make(product)]
     random.Random(SHUFFLE_SEED).shuffle(goals)
     return goals
+
+
+def official_split(goals: Sequence[Asked], split: str) -> Sequence[Asked]:
+    """Return a split of WebShop's shuffled list.
+
+    A few sentences come twice, from products of one name. `train` has each once, and none of `test` or `dev`.
+    """
+    drawn = goals[SPLITS[split]]
+    if split != "train":
+        return drawn
+    held_out = {asked.instruction for asked in goals[: SPLITS["train"].start]}
+    kept = {asked.instruction: asked for asked in drawn if asked.instruction not in held_out}
+    return list(kept.values())
 
 
 def synthetic_goals(product: Product) -> Iterator[Asked]:
