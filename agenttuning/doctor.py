@@ -110,6 +110,19 @@ def _environments(recipe: Recipe) -> Iterator[Finding]:
             yield Finding("missing", f"environment {name}", "; ".join(problems))
         else:
             yield Finding("ok", f"environment {name}", f"version {cls.version}; settings: {settings}")
+            if "bubblewrap" in cls.needs.components and spec.settings.get("sandbox", "bubblewrap") == "bubblewrap":
+                yield _sandbox(name, spec.settings.get("root"))
+
+
+def _sandbox(name: str, root: str | None) -> Finding:
+    """Say which level of isolation the boxes of an environment have."""
+    from agenttuning.environments.sandbox import sandbox_level
+
+    try:
+        level, lacking = sandbox_level(root)
+    except AgentTuningError as error:
+        return Finding("missing", f"sandbox of {name}", str(error))
+    return Finding("note" if lacking else "ok", f"sandbox of {name}", level, lacking or "")
 
 
 def _model(recipe: Recipe) -> Iterator[Finding]:

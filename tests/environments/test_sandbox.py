@@ -10,17 +10,20 @@ from pathlib import Path
 import pytest
 
 from agenttuning.environments.operating_system.state import collect
-from agenttuning.environments.sandbox import Limits, Sandbox, bubblewrap, sandbox_problem
+from agenttuning.environments.sandbox import Limits, Sandbox, bubblewrap, sandbox_level, sandbox_problem, spawning
 from agenttuning.environments.sandbox.reading import read_below
 from agenttuning.errors import ConfigurationError
 
 PROBLEM = sandbox_problem()
+NO_OWN_ROOT = None if PROBLEM else sandbox_level()[1]
+OWN = pytest.mark.skipif(NO_OWN_ROOT is not None, reason=str(NO_OWN_ROOT))
+LEVELS = [pytest.param(True, id="own root", marks=OWN), pytest.param(False, id="shared system")]
 pytestmark = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
 
 
-@pytest.fixture
-def box() -> Iterator[Sandbox]:
-    with Sandbox(Limits(disk_mb=16, memory_mb=256, processes=24)) as box:
+@pytest.fixture(params=LEVELS)
+def box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    with Sandbox(Limits(disk_mb=16, memory_mb=256, processes=24), own=request.param) as box:
         yield box
 
 
@@ -90,13 +93,21 @@ def test_host_files_are_not_there(box: Sandbox, tmp_path: Path) -> None:
     assert box.run("cat /etc/passwd | wc -l; ls /home /srv /opt", 5).output.startswith("2\n")
 
 
-def test_the_system_is_read_only_and_without_capabilities(box: Sandbox) -> None:
-    assert "Read-only file system" in box.run("touch /usr/bin/x", 5).output
+def test_a_shared_system_is_read_only_and_without_capabilities() -> None:
+    with Sandbox(own=False) as box:
+        for path in ("/usr/bin/x", "/usr/bin/wc", "/usr/sbin/find", "/bin/find", "/usr/local/x", "/dev/x"):
+            assert "Read-only file system" in box.run(f"echo x > {path}", 5).output, path
+        assert box.run("grep CapEff /proc/self/status", 5).output.split()[-1].strip("0") == ""
+        assert box.run("su nobody -c true; touch f; chown nobody f", 5).exit_code != 0
+        assert box.isolation.startswith("shared system")
+
+
+def test_what_no_box_may_do(box: Sandbox) -> None:
     assert "Read-only file system" in box.run("touch /dev/x", 5).output
     assert box.run("mount -t tmpfs none /mnt", 5).exit_code != 0
     assert box.run("unshare -Ur true", 5).exit_code != 0
     assert box.run("mknod /root/disk b 8 0", 5).exit_code != 0
-    assert box.run("grep CapEff /proc/self/status", 5).output.split()[-1].strip("0") == ""
+    assert "Debian" in box.run("cat /etc/os-release", 5).output or not Path("/etc/debian_version").exists()
 
 
 def test_the_network_is_unreachable(box: Sandbox) -> None:
@@ -231,19 +242,20 @@ def test_paths_that_are_not_normal_are_refused(box: Sandbox, path: str) -> None:
 
 def test_a_missing_bubblewrap_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    bubblewrap._bwrap.cache_clear()
+    spawning.bwrap.cache_clear()
     try:
         with pytest.raises(ConfigurationError, match="apt-get install bubblewrap"):
             Sandbox()
         assert "apt-get install bubblewrap" in str(sandbox_problem())
     finally:
-        bubblewrap._bwrap.cache_clear()
+        spawning.bwrap.cache_clear()
 
 
 def test_refused_namespaces_are_named_with_their_cure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake = tmp_path / "bwrap"
     fake.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\nexit 1\n")
     fake.chmod(0o755)
-    monkeypatch.setattr(bubblewrap, "_bwrap", lambda: str(fake))
-    monkeypatch.setattr(bubblewrap, "_owner", lambda: None)
+    monkeypatch.setattr(spawning, "bwrap", lambda: str(fake))
+    monkeypatch.setattr(spawning, "owner", lambda: None)
+    monkeypatch.setitem(bubblewrap._refused, None, "for the test")
     assert "user.max_user_namespaces" in str(sandbox_problem())

@@ -1,5 +1,7 @@
 """Escapes and abuses, each one a test: what was tried does not work, and host, neighbour and checker stay as they were.
 
+Each is tried at both levels of a box; what only one of them has is in `test_sandbox_own_root.py`.
+
 `REFUSED` are scripts whose output must be as stated. The tests below them are abuses of time, memory, processes and
 of the box's own channels, where what counts is what is left afterwards.
 """
@@ -16,20 +18,23 @@ import pytest
 
 from agenttuning.environments.operating_system import OperatingSystem, OperatingSystemSettings
 from agenttuning.environments.operating_system.records import shell_text
-from agenttuning.environments.sandbox import Limits, Sandbox, bubblewrap, copying, sandbox_problem
+from agenttuning.environments.sandbox import Limits, Sandbox, bubblewrap, copying, sandbox_level, sandbox_problem
 from agenttuning.environments.sandbox.box import INTERRUPT_TIMEOUT_S
 from agenttuning.environments.sandbox.control_groups import bounds_memory
 from agenttuning.trajectory import Action, Task
 
 PROBLEM = sandbox_problem()
+NO_OWN_ROOT = None if PROBLEM else sandbox_level()[1]
+OWN = pytest.mark.skipif(NO_OWN_ROOT is not None, reason=str(NO_OWN_ROOT))
+LEVELS = [pytest.param(True, id="own root", marks=OWN), pytest.param(False, id="shared system")]
 pytestmark = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
 SECRET = "marmalade-4711"
 NO_CAPABILITY = "Operation not permitted|ermission denied|must be superuser|not permitted|Read-only"
 
 
-@pytest.fixture
-def box() -> Iterator[Sandbox]:
-    with Sandbox(Limits(disk_mb=16, memory_mb=256, processes=24)) as box:
+@pytest.fixture(params=LEVELS)
+def box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    with Sandbox(Limits(disk_mb=16, memory_mb=256, processes=24), own=request.param) as box:
         yield box
 
 
@@ -101,10 +106,8 @@ REFUSED = {
         "perl -MSocket -e 'socket(S,AF_INET,SOCK_RAW,1) or print \"no: $!\"'", "no: Operation not permitted"
     ),
     "mount something": Refused("mount -t tmpfs none /mnt; mkdir -p /x; mount -t tmpfs none /x", NO_CAPABILITY),
-    "mount the programs writable": Refused("mount -o remount,rw /usr; touch /usr/bin/evil", "Read-only"),
+    "mount the programs writable": Refused("mount -o remount,rw /usr", NO_CAPABILITY),
     "bind over the programs": Refused("mount --bind /root /usr/bin", NO_CAPABILITY),
-    "change a program": Refused("echo evil > /usr/bin/wc", "Read-only|ermission denied|Text file busy"),
-    "add a program where the path looks first": Refused("touch /usr/sbin/find /bin/find", "Read-only"),
     "unmount what covers the host": Refused("umount -l /usr/local", NO_CAPABILITY),
     "make namespaces of its own": Refused("unshare -Urm true; unshare -m true", "failed|No space|not permitted"),
     "enter the namespaces of init": Refused("nsenter -t 1 -a true", "ermission denied|not permitted|cannot open"),
@@ -123,9 +126,10 @@ REFUSED = {
     "set the host's name": Refused("hostname evil 2>&1; uname -n", "must be root"),
     "raise its priority": Refused("renice -n -20 $$ 2>&1", "ermission denied|not permitted"),
     "raise its limits": Refused("ulimit -u 100000; ulimit -v unlimited; ulimit -n 100000", "cannot modify limit"),
-    "have a capability": Refused("grep -h ^Cap /proc/self/status | grep -v 0000000000000000; echo end", "end"),
-    "win one by a setuid program": Refused(
-        "cp /bin/bash /root/b; chmod 4755 /root/b; /root/b -pc 'grep CapEff /proc/self/status'", "0000000000000000"
+    "win a capability by a setuid program": Refused(
+        "cp /bin/bash /root/b; chmod 4755 /root/b; a=$(grep CapEff /proc/self/status); "
+        "/root/b -pc 'grep CapEff /proc/self/status' | grep -vF \"$a\" || echo none",
+        "none",
     ),
     "win privileges anew": Refused("grep NoNewPrivs /proc/self/status", "1"),
     "find a terminal to type on": Refused("tty; echo id > /dev/tty", "not a tty"),

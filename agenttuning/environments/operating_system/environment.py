@@ -53,7 +53,9 @@ SHOWN_CHARACTERS = 800
 KEPT_CHARACTERS = 780
 TRUNCATED = "\n[truncated because the output is too long]"
 SETUP_TIMEOUT_S = 30.0
-CLEAN = "PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1"
+CLEAN_PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
+"""The agent's own programs come last, so that none takes the place of the system's."""
+CLEAN = f"PATH={CLEAN_PATH} HOME=/root LANG=C.UTF-8 PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1"
 """What a check script sees of the environment; Python loads no module from the agent's directories."""
 
 
@@ -69,6 +71,9 @@ class OperatingSystemSettings(EnvironmentSettings):
     sandbox: Literal["bubblewrap", "docker"] = "bubblewrap"
     """What a box is: a bubblewrap box over this machine's programs, or a Docker container of `docker_image`."""
     docker_image: str = "debian:bookworm-slim"
+    root: str | None = None
+    """Directory of a root file system that bubblewrap's boxes are made of (debootstrap makes one); None: the system
+    directories of this machine."""
     families: tuple[str, ...] | None = None
     """Draw generated tasks from these families alone (`shifted` has its own); None: all."""
     mistake_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.15
@@ -87,6 +92,8 @@ class OperatingSystemSettings(EnvironmentSettings):
             raise ValueError("source: file needs tasks_file, the file of tasks, and no other source reads it")
         if self.families is not None and self.source != "generated":
             raise ValueError("families are those of source: generated; leave them out")
+        if self.root is not None and self.sandbox != "bubblewrap":
+            raise ValueError("root is for sandbox: bubblewrap; a container's root is docker_image")
         return self
 
 
@@ -142,6 +149,7 @@ class OperatingSystem(Environment):
                 printed = box.run(apart(task.payload["reference"]), SETUP_TIMEOUT_S)
             self._evidence["reference"] = printed.output
         self._box = self._prepared(task)
+        self._evidence["isolation"] = self._box.isolation
         return _problem(task.instruction)
 
     def step(self, action: Action) -> Step:
@@ -204,7 +212,7 @@ class OperatingSystem(Environment):
         limits = Limits(self._own.memory_mb, self._own.processes, self._own.disk_mb)
         if self._own.sandbox == "docker":
             return DockerBox(limits, self._own.docker_image)
-        return Sandbox(limits)
+        return Sandbox(limits, self._own.root)
 
     def set_up(self, box: Box, task: Task) -> CommandResult:
         """Run a task's set-up in a box, and start its background program."""

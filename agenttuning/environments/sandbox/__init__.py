@@ -4,7 +4,16 @@ Both are a `Box`: one persistent bash, limits on all it uses, no network, and fi
 """
 
 from agenttuning.environments.sandbox.box import Box, CommandResult, Limits
-from agenttuning.environments.sandbox.bubblewrap import Sandbox, sandbox_problem
+from agenttuning.environments.sandbox.bubblewrap import Sandbox, sandbox_level, sandbox_problem
 from agenttuning.environments.sandbox.docker import DockerBox, docker_problem
 
-__all__ = ["Box", "CommandResult", "DockerBox", "Limits", "Sandbox", "docker_problem", "sandbox_problem"]
+__all__ = [
+    "Box",
+    "CommandResult",
+    "DockerBox",
+    "Limits",
+    "Sandbox",
+    "docker_problem",
+    "sandbox_level",
+    "sandbox_problem",
+]

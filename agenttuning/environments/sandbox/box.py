@@ -50,6 +50,11 @@ class Box(Protocol):
     limits: Limits
 
     @property
+    def isolation(self) -> str:
+        """What separates the box from the host, in words."""
+        ...
+
+    @property
     def alive(self) -> bool:
         """Whether the box still runs: a script can end it by killing all its processes."""
         ...

@@ -89,6 +89,11 @@ class DockerBox:
             raise
 
     @property
+    def isolation(self) -> str:
+        """What separates the box from the host, in words."""
+        return f"Docker container of {self.image}"
+
+    @property
     def alive(self) -> bool:
         """Whether the container still runs a shell."""
         return self._process is not None
