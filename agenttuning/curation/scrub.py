@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from agenttuning.curation.secrets import NAMED, SECRET, named_secret
+from agenttuning.curation.secrets import NAMED, SECRET, named_secret, names_any
 from agenttuning.trajectory import Call, Task, Trajectory, Turn
 
 _EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}\b")
@@ -100,8 +100,14 @@ _KINDS: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], bool]], ...]
 )
 _HINT = re.compile(
     r"@|-----BEGIN|\d[ .():-]*\d[ .():-]*\d|:[0-9A-Fa-f]|_[A-Za-z0-9]{16}|-[A-Za-z0-9]{10}|AKIA|ASIA|AIza|eyJ"
-    r"|(?i:passw|passphrase|secret|token|key|bearer|basic |mysql)"
 )
+
+
+_SHAPES = tuple(kind for kind in _KINDS if kind[1] is not NAMED)
+
+
+def _hinted(text: str) -> bool:
+    return _HINT.search(text) is not None or names_any(text)
 
 
 class Masks:
@@ -112,9 +118,9 @@ class Masks:
 
     def text(self, text: str) -> str:
         """Return the text with what is found replaced."""
-        if _HINT.search(text) is None:
+        if not _hinted(text):
             return text
-        for kind, pattern, keep in _KINDS:
+        for kind, pattern, keep in _KINDS if names_any(text) else _SHAPES:
             text = pattern.sub(partial(self._replace, kind, keep), text)
         return text
 
@@ -148,7 +154,7 @@ class Masks:
 
 def scrub(trajectory: Trajectory) -> tuple[Trajectory, dict[str, int]]:
     """Return the trajectory with its texts masked, and how many different values of each kind were."""
-    if not any(_HINT.search(text) for text in _texts(trajectory)):
+    if not any(map(_hinted, _texts(trajectory))):
         return trajectory, {}
     masks = Masks()
     # The task comes first, so that equal tasks get equal masks whatever their episodes hold.

@@ -39,6 +39,15 @@ _CODE = re.compile(r"^[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+$")
 """A name in a program, such as `settings.db1.password`."""
 
 
+_WORDS = ("passw", "passphrase", "secret", "token", "key", "bearer", "basic", "mysql")
+
+
+def names_any(text: str) -> bool:
+    """Say whether a text has a word that `NAMED` begins with: much cheaper than looking for it."""
+    small = text.lower()
+    return any(word in small for word in _WORDS)
+
+
 def named_secret(match: re.Match[str]) -> bool:
     """Say whether what stands behind a secret's name looks like one."""
     kind, value = match.lastgroup or "", match[match.lastgroup or 0]
