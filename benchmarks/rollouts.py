@@ -28,8 +28,9 @@ hanging requests are dropped after a second, as the job does; 1.23 times if faul
 over `threads` can only come from what its client costs.
 
 Each part runs in a process of its own: it counts in no other's memory, and its failure loses no other's result (its
-numbers are null, `failed` says why, and the exit status is 1). A full run takes about 30 minutes and writes
-benchmarks/results/rollouts.json; other sizes, or without a part, it is a trial, see `bench`.
+numbers are null, `failed` says why, and the exit status is 1). A ratio is of one part, so of one run. All parts take
+about 40 minutes. At full size a part's result replaces the last one in benchmarks/results/rollouts.json, where
+`measured` says of each part when and on what; at other sizes it is a trial, see `bench`.
 """
 
 import argparse
@@ -42,10 +43,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import add_options, idle_load, machine, write_result
+from bench import RESULTS, add_options, idle_load, machine, write_result
+
+from agenttuning.machine import cpu_bfloat16
 
 FULL = {"episodes": 16_000, "sequential": 24, "trivial": 100_000, "in_flight": 1_000}
 LONGEST_S = 1_200.0
@@ -98,12 +102,28 @@ def main() -> None:
         except RuntimeError as error:
             failed[name] = str(error)
             print(f"  failed: {error}", flush=True)
-    report = {**summary(found, sizes), "machine": {**machine("cores", "python"), "load_before": load}}
+    here = {**machine("cores", "python"), "bfloat16": cpu_bfloat16(), "load_before": load, "date": today()}
+    full = sizes == FULL and not failed
+    last = last_parts() if full else {"found": {}, "measured": {}}
+    found = last["found"] | found
+    measured = last["measured"] | dict.fromkeys(chosen, here)
+    report = {**summary(found, sizes), "measured": measured, "parts": found}
     if failed:
         report["failed"] = failed
-    write_result(report, "rollouts", options, full=sizes == FULL and not options.only and options.vllm and not failed)
+    write_result(report, "rollouts", options, full=full)
     print(f"[{time.monotonic() - started:5.0f} s] done\n{json.dumps(report, indent=2)}")
     sys.exit(1 if failed else 0)
+
+
+def today() -> str:
+    """Return the date."""
+    return f"{datetime.now(UTC):%Y-%m-%d}"
+
+
+def last_parts() -> dict[str, Any]:
+    """Return what the stored result has by part: `found`, and where and when it was `measured`."""
+    stored = json.loads((RESULTS / "rollouts.json").read_text())
+    return {"found": stored["parts"], "measured": stored["measured"]}
 
 
 def run_here(name: str, sizes: dict[str, int]) -> None:
@@ -166,9 +186,6 @@ def summary(found: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
         "resume_scan_seconds": value("killed_once", "resume_scan_seconds", 2),
         "resident_growth": value("one_run", "growth", 3),
         "sizes": sizes,
-        "schedules": {name: found.get(name) for name in ("without_faults", "with_faults")},
-        "trivial": {name: found.get(name) for name in ("killed_once", "one_run")},
-        "vllm": found.get("vllm"),
     }
 
 
