@@ -113,7 +113,7 @@ def test_a_growing_database_hits_its_size_limit():
     engine.create([TABLE])
     engine.execute("CREATE TABLE big (a)")
     reply = engine.execute(
-        "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) INSERT INTO big SELECT zeroblob(500000) FROM n"
+        "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) INSERT INTO big SELECT zeroblob(60000) FROM n"
     )
     engine.close()
     assert reply.text == "Error: database or disk is full"

@@ -100,6 +100,15 @@ def test_gold_is_written_plainly(sql, plain):
     assert tidy(sql, (TOWNS, RIVERS)) == plain
 
 
+def test_places_of_columns_are_said_by_their_names():
+    sql = "SELECT river, COUNT(*) AS n FROM town GROUP BY 1 ORDER BY 2 DESC, n LIMIT 3"
+    assert in_words(parsed(sql)) == (
+        "the river and number of rows from town, for each river, by number of rows, highest first and number of rows, "
+        "lowest first, only the first 3"
+    )
+    assert in_words(parsed("SELECT a FROM t GROUP BY 9")) == "the a from t, for each 9"
+
+
 def test_statements_are_said_in_words():
     sql = (
         "SELECT river, COUNT(*) AS n FROM town WHERE LOWER(name) LIKE '%a%' AND people >= 5 GROUP BY river "

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from agenttuning.environments.base import make_environment
+from agenttuning.environments.database.engine import SQLiteEngine
 from agenttuning.environments.database.grammar import answer, operation
+from agenttuning.environments.database.tables import agentbench_hash
+from agenttuning.environments.database.wikitablequestions import STANDS, read_lines, text_table
 from agenttuning.errors import ConfigurationError, DataError
 
 RECORD = {
@@ -106,6 +109,92 @@ def test_torn_files_are_named(tmp_path, text, message):
         next(env.tasks("test", 1, 0))
 
 
+def test_a_gold_statement_that_fails_costs_its_record_alone_and_is_counted(tmp_path):
+    broken = {**RECORD, "label": ["UPDATE nothing SET"], "description": "Broken."}
+    idle = {**RECORD, "label": ["DELETE FROM `two words` WHERE Name = 'Cy'"], "description": "Idle."}
+    write(tmp_path, broken, RECORD, idle)
+    env = make_environment("db", {"source": "agentbench_dev"}, str(tmp_path))
+    (task,) = env.tasks("test", 5, 0)
+    assert task.instruction.startswith("Set the score")
+    assert env.dropped == {
+        "the gold statement fails, and no other answer_md5 is stored": 1,
+        "the gold statement changes nothing, and no other answer_md5 is stored": 1,
+    }
+
+
+def test_a_gold_statement_that_fails_is_replaced_by_the_hash_that_agentbench_stored(tmp_path):
+    rows = [["Ann", "3", "", ""], ["Bo", "1", "", "x"]]
+    stored = agentbench_hash(rows)
+    write(tmp_path, {**RECORD, "label": ["UPDATE nothing SET"], "answer_md5": f"[('{stored}',)]"})
+    env = make_environment("db", {"source": "agentbench_dev"}, str(tmp_path))
+    (task,) = env.tasks("test", 5, 0)
+    for sql, reward in ((RECORD["label"][0], 1.0), ("UPDATE `two words` SET `Score (in %)` = 3", 0.0)):
+        env.reset(task)
+        assert not env.step(operation(sql)).error
+        env.step(answer(["done"]))
+        assert env.grade(task, env.close()).reward == reward
+    with pytest.raises(ConfigurationError, match="no gold SQL"):
+        env.expert(task, random.Random(0))
+
+
+TRAINING = (
+    "id\tutterance\tcontext\ttargetValue\n"
+    "nt-0\twhich film is first?\tcsv/200-csv/0.csv\tAlien\n"
+    "nt-1\twhich two\\nfilms?\tcsv/200-csv/1.csv\tThe \\p Bar|B\\\\C\n"
+)
+
+
+def repository(root: Path) -> Path:
+    """Write WikiTableQuestions' own layout, in its own escapes."""
+    for folder in ("data", "csv/200-csv", "csv/201-csv"):
+        (root / folder).mkdir(parents=True)
+    (root / "data" / "training.tsv").write_text(TRAINING)
+    (root / "data" / "pristine-unseen-tables.tsv").write_text(
+        TRAINING.split("\n")[0] + "\nnu-0\thow many?\tcsv/201-csv/3.csv\t2\n"
+    )
+    (root / "csv/200-csv/0.csv").write_text('"Film","Chart\nUK"\n"Alien","1"\n"The \\"Thing\\"","2"\n')
+    (root / "csv/200-csv/1.csv").write_text('"A","B"\n"c","d, e"\n')
+    (root / "csv/201-csv/3.csv").write_text('"A"\n"x"\n"y"\n')
+    return root
+
+
+def test_wikitablequestions_is_read_in_its_own_layout(tmp_path):
+    env = make_environment("db", {"source": "wikitablequestions"}, str(repository(tmp_path)))
+    train = {task.instruction.split("\nThe table")[0]: task for task in env.tasks("train", 5, 0)}
+    assert train["which two\nfilms?"].payload["answer"] == ["The | Bar", "B\\C"]
+    (table,) = train["which film is first?"].payload["tables"]
+    assert (table["name"], table["columns"]) == ("t_200_0", ["Film", "Chart UK"])
+    assert table["rows"] == [["Alien", "1"], ['The "Thing"', "2"]]
+    assert train["which two\nfilms?"].payload["tables"][0]["rows"] == [["c", "d, e"]]
+    assert [task.payload["answer"] for task in env.tasks("test", 5, 0)] == [["2"]]
+
+
+@pytest.mark.parametrize(
+    "text", ["id\tutterance\n", TRAINING.replace("\tAlien", ""), TRAINING.replace("csv/200", "../x")]
+)
+def test_a_torn_layout_is_named(tmp_path, text):
+    (repository(tmp_path) / "data" / "training.tsv").write_text(text)
+    env = make_environment("db", {"source": "wikitablequestions"}, str(tmp_path))
+    with pytest.raises(DataError, match=r"not as published|no table below it"):
+        list(env.tasks("train", 5, 0))
+
+
+@pytest.mark.parametrize("source", ["wikitablequestions", "wikitablequestions_edits"])
+def test_a_train_table_that_agentbench_evaluates_on_is_left_out(tmp_path, source):
+    root = repository(tmp_path)
+    rows = [[f"name {n}", f"value {n}"] for n in range(8)]
+    written = "\n".join(",".join(f'"{cell}"' for cell in row) for row in [["Film", "Place"], *rows])
+    for number in (0, 1):
+        (root / f"csv/200-csv/{number}.csv").write_text(written.replace("value", f"value {number}") + "\n")
+    env = make_environment("db", {"source": source}, str(root))
+    assert {task.payload["tables"][0]["name"] for task in env.tasks("train", 20, 0)} == {"t_200_0", "t_200_1"}
+    shown = [[cell.replace("value", "value 1") for cell in row] for row in rows[:6]]
+    info = {"columns": [{"name": "f"}, {"name": "p"}], "rows": [*shown, ["other", "cells"]]}
+    write(root, {**RECORD, "table": {"table_name": "films", "table_info": info}})
+    assert {task.payload["tables"][0]["name"] for task in env.tasks("train", 20, 0)} == {"t_200_0"}
+    assert env.dropped[STANDS] == 1
+
+
 def published() -> str:
     root = Path(__file__).parents[2].parent / "shared" / "data"
     if not (root / "db" / "wtq_tables.jsonl.xz").exists():
@@ -137,3 +226,21 @@ def test_agentbench_dev_is_read_whole_and_its_changes_change():
     changes = [task for task in tasks if task.payload["answer"] is None]
     assert len(changes) == 40
     assert all(task.payload["state"] != task.payload["before"] for task in changes)
+
+
+@pytest.mark.data
+def test_agentbenchs_own_hash_is_that_of_its_gold_statements():
+    records = read_lines(Path(published()) / "db" / "agentbench_dbbench_dev.jsonl")
+    tasks = {}
+    for record in records:
+        if "answer_md5" in record:
+            info = record["table"]["table_info"]
+            table = text_table("t", [column["name"] for column in info["columns"]], info["rows"])
+            table = table.model_copy(update={"name": record["table"]["table_name"]})
+            engine = SQLiteEngine()
+            engine.create([table])
+            assert not engine.execute(record["label"][0]).error
+            tasks[record["description"]] = (engine.state([table], agentbench_hash)[table.name], record["answer_md5"])
+            engine.close()
+    agree = [stored == f"[('{found}',)]" for found, stored in tasks.values()]
+    assert (len(agree), sum(agree)) == (40, 40)

@@ -14,7 +14,7 @@ from agenttuning.environments.database.grading import grade_evidence
 from agenttuning.environments.database.grammar import ANSWER, OPERATION, answer, format_reply, operation, parse_reply
 from agenttuning.environments.database.queries import Plan
 from agenttuning.environments.database.server import Address
-from agenttuning.environments.database.tables import Table, tables_of
+from agenttuning.environments.database.tables import HASHES, Hash, Table, fingerprint, tables_of
 from agenttuning.environments.stored import stored_tasks
 from agenttuning.errors import ConfigurationError
 from agenttuning.trajectory import Action, Task, Turn
@@ -61,7 +61,7 @@ class DatabaseSettings(EnvironmentSettings):
     mistake_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.15
     """Share of the demonstrator's episodes that begin with a mistake (never trained) and its recovery."""
     statement_timeout_s: Annotated[float, Field(gt=0.0)] = 2.0
-    """Limit on one SQL statement."""
+    """Limit on one SQL statement, in seconds; of CPU time in SQLite."""
     max_result_chars: Annotated[int, Field(ge=80)] = 800
     """Length at which a result is cut."""
 
@@ -83,7 +83,7 @@ class Database(Environment):
     """SQL on an engine of the episode's own. Actions: `operation` (`sql`) and `answer` (`values`)."""
 
     name: ClassVar[str] = "db"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     Settings: ClassVar[type[EnvironmentSettings]] = DatabaseSettings
     isolation: ClassVar[Literal["inline", "process"]] = "inline"
     needs: ClassVar[Needs] = Needs(cpu=0.1, memory_mb=30)
@@ -94,10 +94,11 @@ class Database(Environment):
         super().__init__(settings or DatabaseSettings(), data_root)
         self._engine: Engine | None = None
         self._tables: Sequence[Table] = ()
+        self._hash: Hash = fingerprint
         self._address: Address | None = None
         self._started = False
         self.dropped: Counter[str] = Counter()
-        """Questions of a source with gold SQL that made no task, by reason."""
+        """Published questions and tables that made no task, by reason."""
         self._answer: list[str] | None = None
         self._evidence: dict[str, Any] = {}
 
@@ -149,6 +150,7 @@ class Database(Environment):
         """
         self.close()
         self._tables = tables_of(task.payload)
+        self._hash = HASHES[task.payload.get("hash", "fingerprint")]
         self._answer, self._evidence = None, {}
         self._engine = self._new_engine()
         self._engine.create(self._tables)
@@ -169,7 +171,8 @@ class Database(Environment):
     def close(self) -> dict[str, Any]:
         """Read the tables' state, free the database and return answer and state. Safe to call twice."""
         if self._engine is not None:
-            self._evidence = {"answer": self._answer, "state": self._engine.state(self._tables)}
+            state = self._engine.state(self._tables, self._hash)
+            self._evidence = {"answer": self._answer, "state": state}
             self._engine.close()
             self._engine = None
         return self._evidence

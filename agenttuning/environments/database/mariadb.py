@@ -19,7 +19,7 @@ from pymysql.cursors import SSCursor
 from agenttuning.environments.database.dialect import ShowColumns, ShowTables, read_show
 from agenttuning.environments.database.engine import Reply, changed, rows_reply
 from agenttuning.environments.database.server import Address
-from agenttuning.environments.database.tables import Table, fingerprint
+from agenttuning.environments.database.tables import Hash, Table, fingerprint
 from agenttuning.errors import InfrastructureError
 
 RIGHTS = (
@@ -98,7 +98,7 @@ class MariaDBEngine:
             with suppress(pymysql.err.MySQLError, AttributeError):
                 cursor.close()  # Reads what is left of a cut result; the time limit bounds it.
 
-    def state(self, tables: Sequence[Table]) -> dict[str, str | None]:
+    def state(self, tables: Sequence[Table], by: Hash = fingerprint) -> dict[str, str | None]:
         """Return the fingerprint of each table as it is now, None for one that lost a column or is gone.
 
         The agent's session ends first, which rolls an open transaction back.
@@ -107,7 +107,7 @@ class MariaDBEngine:
         self._do("SET lock_wait_timeout = 5")
         if self._limited:
             self._do(f"SET max_statement_time = {10 * self.timeout_s:g}")
-        return {table.name: self._fingerprint(table) for table in tables}
+        return {table.name: self._fingerprint(table, by) for table in tables}
 
     def close(self) -> None:
         """Drop the database and its user. Safe to call twice."""
@@ -182,7 +182,7 @@ class MariaDBEngine:
                 raise InfrastructureError(f"database: the server is gone ({error})") from error
             raise
 
-    def _fingerprint(self, table: Table) -> str | None:
+    def _fingerprint(self, table: Table, by: Hash) -> str | None:
         found = (
             "SELECT 1 FROM information_schema.tables WHERE table_schema = %s AND table_name = %s AND table_type = %s"
         )
@@ -190,7 +190,7 @@ class MariaDBEngine:
             return None
         try:
             columns = ", ".join(map(_quoted, table.columns))
-            return fingerprint(self._do(f"SELECT {columns} FROM {self.name}.{_quoted(table.name)}"))
+            return by(self._do(f"SELECT {columns} FROM {self.name}.{_quoted(table.name)}"))
         except (pymysql.err.OperationalError, pymysql.err.ProgrammingError):
             return None
 

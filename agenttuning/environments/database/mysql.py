@@ -16,11 +16,13 @@ from typing import Any
 
 MAX_TRANSLATED = 8000
 """Longer statements are not translated: parsing takes about 0.1 ms for each 20 characters."""
+MAX_DATE = 100
+"""Characters of a date and of its format: the format becomes a pattern."""
 _DATE = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})\b")
 
 
 def add_functions(connection: sqlite3.Connection) -> None:
-    """Give a connection the MySQL functions that SQLite lacks and the translation does not replace."""
+    """Give a connection the functions of MySQL that SQLite lacks, and those of SQLite that could take long."""
     for name, (arity, function) in _FUNCTIONS.items():
         connection.create_function(name, arity, function, deterministic=True)
 
@@ -106,11 +108,22 @@ def _find_in_set(text: Any, listed: Any) -> int | None:
 
 
 def _strptime_date(text: Any, form: Any) -> str | None:
+    if len(str(text)) > MAX_DATE or len(str(form)) > MAX_DATE:
+        return None
     try:
         found = datetime.strptime(str(text), str(form))  # noqa: DTZ007 (SQL dates have no zone)
     except ValueError:
         return None
     return found.date().isoformat() if "%H" not in str(form) else found.isoformat(" ")
+
+
+def _trimmed(strip: Callable[[str, str], str]) -> Callable[[Any, Any], str | None]:
+    """Return SQLite's TRIM of a set of characters, in a time that does not grow with the set."""
+
+    def trim(text: Any, characters: Any) -> str | None:
+        return None if text is None or characters is None else strip(str(text), "".join(set(str(characters))))
+
+    return trim
 
 
 _FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
@@ -123,4 +136,7 @@ _FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
     "find_in_set": (2, _find_in_set),
     "mid": (3, lambda text, start, length: None if text is None else str(text)[start - 1 :][:length]),
     "strptime_date": (2, _strptime_date),
+    "trim": (2, _trimmed(str.strip)),
+    "ltrim": (2, _trimmed(str.lstrip)),
+    "rtrim": (2, _trimmed(str.rstrip)),
 }

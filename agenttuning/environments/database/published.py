@@ -1,13 +1,12 @@
-"""Tasks from published data: which source has which splits and files, and WikiTableQuestions and AgentBench themselves.
+"""Tasks from published data: which source has which splits and files, and AgentBench's files themselves.
 
 WikiTableQuestions and AgentBench's questions have answers and no gold program; the columns are text, as AgentBench
 creates them. Where there is gold SQL (AgentBench's changes, GeoQuery, defog, files of questions, changes drawn from
 WikiTableQuestions' tables) a demonstrator exists. What `tasks` leaves out is counted by reason in a `Counter`.
 """
 
-import json
-import lzma
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -15,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from agenttuning.environments.database import edits, gold, questions
+from agenttuning.environments.database import wikitablequestions as wtq
 from agenttuning.environments.database.engine import SQLiteEngine
-from agenttuning.environments.database.tables import Table, state_of
+from agenttuning.environments.database.tables import Table, agentbench_hash, state_of
 from agenttuning.errors import ConfigurationError, DataError
 from agenttuning.trajectory import Task
 
-WTQ_SPLITS = {"train": "wtq_training", "test": "wtq_pristine-unseen-tables"}
 AGENTBENCH = {"agentbench_dev": "dev.jsonl", "agentbench_standard": "standard.jsonl"}
 """Files of AgentBench's database task; both are for evaluation alone."""
+_MD5 = re.compile(r"\b[0-9a-f]{32}\b")
 SPLITS: dict[str, tuple[str, ...]] = {
     "wikitablequestions": ("train", "test"),
     "wikitablequestions_edits": ("train", "test"),
@@ -58,7 +58,7 @@ def load(
         seed: decides which and their order.
         file: for `sqlite`: the file of questions, relative to the data root.
         max_chars: length at which the environment cuts a result; a longer gold result makes no task.
-        dropped: questions that make no task are counted here, by reason.
+        dropped: questions and tables that make no task are counted here, by reason.
 
     Raises:
         ConfigurationError: no `data.root`, or a split that the source does not have.
@@ -73,13 +73,13 @@ def load(
         )
     if root is None and not (source == "sqlite" and file and Path(file).is_absolute()):
         raise ConfigurationError(f"{environment}: source {source!r} needs data.root, the directory of published data")
-    folder = Path(root or "")
+    folder, counted = Path(root or ""), Counter[str]() if dropped is None else dropped
     if source == "wikitablequestions":
-        yield from _wikitablequestions(environment, folder / "db", split, count, seed)
+        yield from _wikitablequestions(environment, folder, split, count, seed, counted)
     elif source == "wikitablequestions_edits":
-        yield from edits.edit_tasks(environment, split, _wtq_tables(folder / "db", split), count, seed)
+        yield from edits.edit_tasks(environment, split, _wtq_tables(folder, split, counted), count, seed)
     elif source in AGENTBENCH:
-        yield from _agentbench_file(environment, folder, source, split, count, seed)
+        yield from islice(_agentbench_file(environment, folder, source, split, seed, counted), count)
     else:
         if source == "geoquery":
             found = questions.geoquery(folder)
@@ -89,78 +89,107 @@ def load(
             found = questions.in_files(folder / str(file), split)
         asked = list(found)
         random.Random(seed).shuffle(asked)
-        counted = Counter[str]() if dropped is None else dropped
         yield from islice(gold.tasks(environment, split, asked, max_chars, counted), count)
 
 
-def _wikitablequestions(environment: str, folder: Path, split: str, count: int, seed: int) -> Iterator[Task]:
-    records = _read(folder / f"{WTQ_SPLITS[split]}.jsonl.xz")
-    tables = {record["id"]: record for record in _read(folder / "wtq_tables.jsonl.xz")}
+def _wikitablequestions(
+    environment: str, root: Path, split: str, count: int, seed: int, dropped: Counter[str]
+) -> Iterator[Task]:
+    records = wtq.questions(root, split)
     random.Random(seed).shuffle(records)
-    for record in records[:count]:
-        try:
-            yield _question(environment, split, record, tables[record["table"]])
-        except (KeyError, IndexError, TypeError) as error:
-            raise DataError(f"{folder}: not as WikiTableQuestions published it ({error!r}): {record!r:.200}") from error
+    try:
+        found = wtq.tables(root, (record["table"] for record in records))
+        shared = wtq.held_out(found, _evaluation_tables(root)) if split == "train" else set()
+        dropped[wtq.STANDS] += sum(record["table"] in shared for record in records)
+        kept = [record for record in records if record["table"] not in shared]
+    except (KeyError, IndexError, TypeError) as error:
+        raise DataError(f"{root}: not as WikiTableQuestions published it ({error!r}); fetch it again") from error
+    yield from wtq.question_tasks(environment, split, root, kept[:count], {raw["id"]: raw for raw in found})
 
 
-def _wtq_tables(folder: Path, split: str) -> list[Table]:
+def _wtq_tables(root: Path, split: str, dropped: Counter[str]) -> list[Table]:
     """Return the tables that the questions of a split ask, in the order of their ids."""
     try:
-        asked = {record["table"] for record in _read(folder / f"{WTQ_SPLITS[split]}.jsonl.xz")}
-        other = "test" if split == "train" else "train"
+        asked = {record["table"] for record in wtq.questions(root, split)}
         # The published splits share no table; a file that does is not theirs.
-        asked -= {record["table"] for record in _read(folder / f"{WTQ_SPLITS[other]}.jsonl.xz")}
-        found = [raw for raw in _read(folder / "wtq_tables.jsonl.xz") if raw["id"] in asked]
-        return [_table(_wtq_name(raw["id"]), raw["header"], raw["rows"]) for raw in found]
+        asked -= {record["table"] for record in wtq.questions(root, "test" if split == "train" else "train")}
+        found = [raw for raw in wtq.tables(root, asked) if raw["id"] in asked]
+        shared = wtq.held_out(found, _evaluation_tables(root)) if split == "train" else set()
+        dropped[wtq.STANDS] += len(shared)
+        kept = [raw for raw in found if raw["id"] not in shared]
+        return [wtq.text_table(wtq.name_of(raw["id"]), raw["header"], raw["rows"]) for raw in kept]
     except (KeyError, IndexError, TypeError) as error:
-        raise DataError(f"{folder}: not as WikiTableQuestions published it ({error!r}); fetch it again") from error
+        raise DataError(f"{root}: not as WikiTableQuestions published it ({error!r}); fetch it again") from error
 
 
-def _agentbench_file(environment: str, root: Path, source: str, split: str, count: int, seed: int) -> Iterator[Task]:
-    """Read AgentBench's file as it lies in this project's data root or in AgentBench's own repository."""
+def _evaluation_tables(root: Path) -> Iterator[list[list[Any]]]:
+    """Yield the rows of every table of AgentBench's files that are in the data root."""
+    for source in AGENTBENCH:
+        if (path := _agentbench_path(root, source)).is_file():
+            yield from (record["table"]["table_info"]["rows"] for record in wtq.read_lines(path))
+
+
+def _agentbench_file(
+    environment: str, root: Path, source: str, split: str, seed: int, dropped: Counter[str]
+) -> Iterator[Task]:
+    """Yield a task for each record of AgentBench's file; count those that make none."""
+    path = _agentbench_path(root, source)
+    records = wtq.read_lines(path)
+    random.Random(seed).shuffle(records)
+    for record in records:
+        try:
+            made = _agentbench(environment, split, record)
+        except (KeyError, IndexError, TypeError) as error:
+            raise DataError(f"{path}: a {source} record is not as published ({error!r}): {record!r:.200}") from error
+        if isinstance(made, Task):
+            yield made
+        else:
+            dropped[made] += 1
+
+
+def _agentbench_path(root: Path, source: str) -> Path:
+    """Return AgentBench's file as it lies in this project's data root or in AgentBench's own repository."""
     name = AGENTBENCH[source]
     packed = root / "db" / f"agentbench_dbbench_{name}"
     places = (packed, root / "data" / "dbbench" / name, root / "dbbench" / name, root / "db" / name)
-    path = next((place for place in places if place.is_file()), packed)
-    records = _read(path)
-    random.Random(seed).shuffle(records)
-    for record in records[:count]:
-        try:
-            yield _agentbench(environment, split, record)
-        except (KeyError, IndexError, TypeError) as error:
-            raise DataError(f"{path}: a {source} record is not as published ({error!r}): {record!r:.200}") from error
+    return next((place for place in places if place.is_file()), packed)
 
 
-def _wtq_name(table: str) -> str:
-    return "t_" + "_".join(part.removesuffix("-csv") for part in table.removesuffix(".csv").split("/")[1:])
+def _agentbench(environment: str, split: str, record: dict[str, Any]) -> Task | str:
+    """Return the task of a record, or the reason why it makes none.
 
-
-def _question(environment: str, split: str, record: dict[str, Any], raw: dict[str, Any]) -> Task:
-    table = _table(_wtq_name(raw["id"]), raw["header"], raw["rows"])
-    instruction = f"{record['question']}\nThe table {table.name} has the columns {_listed(table)}."
-    return _task(
-        environment, split, instruction, table, list(record["answers"]), state_of([table]), "wikitablequestions"
-    )
-
-
-def _agentbench(environment: str, split: str, record: dict[str, Any]) -> Task:
+    A change is graded by what its gold statement leaves; by the hash that AgentBench stored, where that does not run.
+    """
     info = record["table"]["table_info"]
-    table = _table(record["table"]["table_name"], [column["name"] for column in info["columns"]], info["rows"])
+    table = wtq.text_table(record["table"]["table_name"], [column["name"] for column in info["columns"]], info["rows"])
     family = record["type"][0]
     instruction = f"{record['description']}\nThe table `{table.name}` has the columns {_listed(table)}."
     if family not in ("INSERT", "UPDATE", "DELETE"):
         answers = [str(value) for value in record["label"]]
         return _task(environment, split, instruction, table, answers, state_of([table]), family)
-    statement = str(record["label"][0] if record.get("label") else record["sql"]["query"])
+    stored = _MD5.search(str(record.get("answer_md5")))
+    statement = str(record["label"][0] if record.get("label") else record.get("sql", {}).get("query", ""))
     engine = SQLiteEngine()
     engine.create([table])
     reply = engine.execute(statement)
     state = engine.state([table])
     engine.close()
-    if reply.error:
-        raise DataError(f"agentbench: the gold statement does not run ({reply.text}): {statement:.200}")
-    return _task(environment, split, instruction, table, None, state, family, statement)
+    if not reply.error and state != state_of([table]):
+        return _task(
+            environment,
+            split,
+            instruction,
+            table,
+            None,
+            state,
+            family,
+            {"gold": " ".join(statement.split()), "listed": True},
+        )
+    more: dict[str, Any] = {"hash": "agentbench", "before": state_of([table], agentbench_hash)}
+    if stored is None or more["before"] == {table.name: stored[0]}:
+        what = "fails" if reply.error else "changes nothing"
+        return f"the gold statement {what}, and no other answer_md5 is stored"
+    return _task(environment, split, instruction, table, None, {table.name: stored[0]}, family, more)
 
 
 def _task(
@@ -171,7 +200,7 @@ def _task(
     answers: list[str] | None,
     state: dict[str, str | None],
     family: str,
-    statement: str | None = None,
+    more: dict[str, Any] | None = None,
 ) -> Task:
     payload: dict[str, Any] = {
         "tables": [table.model_dump(mode="json")],
@@ -179,38 +208,11 @@ def _task(
         "before": state_of([table]),
         "state": state,
     }
-    if statement is not None:
-        payload |= {"gold": " ".join(statement.split()), "listed": True}
+    payload |= more or {}
     return Task(
         environment=environment, split=split, instruction=instruction, payload=payload, family=family, origin="dataset"
     )
 
 
-def _table(name: str, header: list[str], rows: list[list[Any]]) -> Table:
-    """Build a table of text, with names made clean and unique and rows made as long as the header."""
-    columns: list[str] = []
-    for number, title in enumerate(header, start=1):
-        clean = " ".join(str(title).split()) or f"column {number}"
-        taken = {column.casefold() for column in columns}
-        columns.append(clean if clean.casefold() not in taken else f"{clean} {number}")
-    width = len(columns)
-    cells = [[str(cell) for cell in row[:width]] + [""] * (width - len(row)) for row in rows]
-    return Table(name=name, columns=columns, types=["text"] * width, rows=cells)
-
-
 def _listed(table: Table) -> str:
     return ", ".join(f"`{column}`" for column in table.columns)
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    opener = lzma.open if path.suffix == ".xz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as lines:
-            records = [json.loads(line) for line in lines if line.strip()]
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; data.root must hold db/{path.name}") from error
-    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
-        raise DataError(f"{path}: not readable as JSON lines ({error}); fetch it again") from error
-    if not records:
-        raise DataError(f"{path}: the file is empty; fetch it again")
-    return records

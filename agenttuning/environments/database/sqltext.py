@@ -161,20 +161,30 @@ def in_words(tree: Any) -> str:
     if tree.args.get("where") is not None:
         said += f" where {_condition(tree.args['where'].this, exp)}"
     if tree.args.get("group") is not None:
-        said += f", for each {_join([_plain(item, exp) for item in tree.args['group'].expressions])}"
+        said += f", for each {_join([_plain(_meant(item, tree, exp), exp) for item in tree.args['group'].expressions])}"
     if tree.args.get("having") is not None:
         said += f", where {_condition(tree.args['having'].this, exp)}"
     if tree.args.get("order") is not None:
-        aliases = {item.alias: item.this for item in tree.expressions if isinstance(item, exp.Alias)}
         terms = []
         for term in tree.args["order"].expressions:
-            by = aliases.get(term.this.name, term.this) if isinstance(term.this, exp.Column) else term.this
-            terms.append(f"{_item(by, exp)}, {'highest' if term.args.get('desc') else 'lowest'} first")
+            terms.append(
+                f"{_item(_meant(term.this, tree, exp), exp)}, {'highest' if term.args.get('desc') else 'lowest'} first"
+            )
         said += f", by {_join(terms)}"
     if tree.args.get("limit") is not None:
         count = tree.args["limit"].expression.sql()
         said += ", only the first" if count == "1" else f", only the first {count}"
     return said
+
+
+def _meant(term: Any, tree: Any, exp: Any) -> Any:
+    """Return what a term of GROUP BY or ORDER BY stands for: a column by its place or by its alias."""
+    if isinstance(term, exp.Literal) and not term.is_string and term.this.isdecimal():
+        place = int(term.this)
+        found = tree.expressions[place - 1] if 0 < place <= len(tree.expressions) else term
+        return found.this if isinstance(found, exp.Alias) else found
+    aliases = {item.alias: item.this for item in tree.expressions if isinstance(item, exp.Alias)}
+    return aliases.get(term.name, term) if isinstance(term, exp.Column) and not term.table else term
 
 
 def _item(node: Any, exp: Any) -> str:

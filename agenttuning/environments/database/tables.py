@@ -5,8 +5,9 @@ tables stand in a task's payload as they are (`tables`), those of a whole databa
 """
 
 import base64
+import hashlib
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -42,9 +43,27 @@ def fingerprint(rows: Iterable[Sequence[Any]]) -> str:
     return content_hash(sorted([_cell(value) for value in row] for row in rows))
 
 
-def state_of(tables: Iterable[Table]) -> dict[str, str | None]:
+def agentbench_hash(rows: Iterable[Sequence[Any]]) -> str:
+    """Return the `answer_md5` that AgentBench stores of a table.
+
+    MySQL computes it: the hash of the rows' hashes, of which GROUP_CONCAT keeps 1,024 bytes.
+    """
+    joined = (",".join(str(cell) for cell in row if cell is not None) for row in rows)
+    return _md5(",".join(sorted(_md5(row)[:5] for row in joined))[:1024])
+
+
+def _md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+Hash = Callable[[Iterable[Sequence[Any]]], str]
+HASHES: dict[str, Hash] = {"fingerprint": fingerprint, "agentbench": agentbench_hash}
+"""Ways to compare two states of a table; a payload's `hash` names that of its `before` and `state`."""
+
+
+def state_of(tables: Iterable[Table], by: Hash = fingerprint) -> dict[str, str | None]:
     """Return the fingerprint of every table by name: the state before anything was done."""
-    return {table.name: fingerprint(table.rows) for table in tables}
+    return {table.name: by(table.rows) for table in tables}
 
 
 def pack(tables: Iterable[Table]) -> str:
