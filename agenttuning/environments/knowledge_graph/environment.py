@@ -1,6 +1,7 @@
 """The knowledge graph environment: a question, seven tools over a SPARQL store, and a variable as the answer."""
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -41,6 +42,8 @@ class KnowledgeGraphSettings(EnvironmentSettings):
 
     source: Literal["generated", "freebase", "metaqa", "agentbench"] = "generated"
     """The graph and its questions; all but `generated` read `data.root`, and `agentbench` needs `endpoint`."""
+    test_split: Literal["dev", "std"] | None = None
+    """For `source: agentbench`: the file that `test` is drawn from; None: `dev`."""
     tasks_file: str | None = None
     """Play the tasks of this file of JSON lines (`agenttuning instructions` writes them) on the source's graph."""
     families: tuple[str, ...] | None = None
@@ -65,6 +68,8 @@ class KnowledgeGraphSettings(EnvironmentSettings):
             raise ValueError("families are of generated questions, and tasks_file names others; leave one of them out")
         if self.families is not None and self.source not in sources.GENERATED:
             raise ValueError("families are of generated questions (source: generated or freebase); leave them out")
+        if self.test_split is not None and self.source != "agentbench":
+            raise ValueError("test_split is of source: agentbench; leave it out")
         if self.endpoint_graph is not None and self.endpoint is None:
             raise ValueError("endpoint_graph is a graph of the endpoint; set endpoint, or leave endpoint_graph out")
         return self
@@ -74,7 +79,7 @@ class KnowledgeGraph(Environment):
     """Questions over a knowledge graph. Actions: the seven tools, and `answer` (`variable`)."""
 
     name: ClassVar[str] = "kg"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     Settings: ClassVar[type[EnvironmentSettings]] = KnowledgeGraphSettings
     isolation: ClassVar[Literal["inline", "process"]] = "inline"
     needs: ClassVar[Needs] = Needs(cpu=0.1, memory_mb=60)
@@ -89,6 +94,8 @@ class KnowledgeGraph(Environment):
         self._tools: Tools | None = None
         self._answer: Variable | None = None
         self._evidence: dict[str, Any] = {}
+        self.dropped: Counter[str] = Counter()
+        """AgentBench's records that made no task, by reason."""
 
     def tasks(self, split: str, count: int, seed: int) -> Iterator[Task]:
         """Yield tasks of `train`, `test` or `shifted`; of the published questions, MetaQA alone has `shifted`.
@@ -107,7 +114,10 @@ class KnowledgeGraph(Environment):
             )
             return
         if source not in sources.GENERATED:
-            yield from sources.published_tasks(self.name, source, self.data_root, split, count, seed)
+            part = self.settings.test_split or "dev"
+            yield from sources.published_tasks(
+                self.name, source, self.data_root, split, count, seed, part, self.dropped
+            )
             return
         tasks.check_split(self.name, source, split, tasks.SPLITS)
         graph = self._graph = self._loaded()

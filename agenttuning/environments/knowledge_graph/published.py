@@ -1,27 +1,32 @@
-"""Published graphs and questions below `data.root/knowledgegraph`: FB15k-237 with numbers, MetaQA, AgentBench.
+"""Published graphs below `data.root/knowledgegraph`: FB15k-237 with numbers, MetaQA; where they lie is in `layouts`.
 
 - FB15k-237: Freebase ids and names of relations. A relation through a mediator node, `/a/b/c./d/e/f`, is one relation
   `a.b.c..d.e.f`. The benchmark keeps one direction of each pair; where Freebase names the other one, it is added.
 - MetaQA: people, films, years and so on are known by their names; their ids are made from the names. Relations get
   names and types in Freebase's form.
-- AgentBench's questions come without a graph: they need an endpoint that holds Freebase.
+- AgentBench's questions come without a graph: they need an endpoint that holds Freebase. Its schema is read here.
 """
 
 import json
-import lzma
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from agenttuning.environments.knowledge_graph.graph import Graph, Phrase, Schema
+from agenttuning.environments.knowledge_graph.layouts import (
+    metaqa_facts,
+    metaqa_facts_file,
+    read_lines,
+    roles_file,
+    rows,
+    triple_files,
+)
 from agenttuning.environments.knowledge_graph.programs import FREEBASE
 from agenttuning.errors import ConfigurationError, DataError
 from agenttuning.trajectory import content_hash
 
-TRIPLES, NAMES, NUMBERS = "fb15k237_triples.tsv.xz", "fb15k237_names.tsv.xz", "fb15k237_numeric.tsv.xz"
-ROLES, REVERSE = "fb_roles.txt.xz", "fb_reverse_properties.txt.xz"
-METAQA_KB, METAQA_QUESTIONS = "metaqa_kb.tsv.xz", "metaqa_questions.jsonl.xz"
-AGENTBENCH_TRAIN, AGENTBENCH_DEV = "agentbench_kg_kg_rl_all.json", "agentbench_kg_dev.json"
+NAMES, NUMBERS = "fb15k237_names.tsv.xz", "fb15k237_numeric.tsv.xz"
+REVERSE = "fb_reverse_properties.txt.xz"
 NUMERIC = ("type.int", "type.float", "type.datetime")
 """Freebase's types whose values have an order."""
 UNTYPED = {"topic_server.population_number": "location.statistical_region"}
@@ -93,14 +98,14 @@ def freebase_graph(directory: Path) -> Graph:
     """Return FB15k-237 with its numbers, names and types."""
     roles, reverse = _roles(directory), _reverse(directory)
     graph = Graph(Schema(prefix=FREEBASE, relations={}, attributes={}), identifiers=IDENTIFIERS)
-    for entity, name in _rows(directory / NAMES, 2):
+    for entity, name in rows(directory / NAMES, 2):
         graph.names[_id(entity)] = name
     relations: dict[str, str] = {}
-    for head, path, tail in _rows(directory / TRIPLES, 3):
+    for head, path, tail in chain.from_iterable(rows(file, 3) for file in triple_files(directory)):
         if path not in relations:
             relations[path] = _declare(graph, [_id(hop) for hop in path.split("./")], roles, reverse)
         graph.add(_id(head), relations[path], _id(tail))
-    for entity, attribute, number in _rows(directory / NUMBERS, 3):
+    for entity, attribute, number in rows(directory / NUMBERS, 3):
         graph.schema.attributes[attribute] = roles.get(attribute, (_owner(attribute), ""))[0]
         graph.values[_id(entity)][attribute].add(float(number))
     return graph
@@ -123,9 +128,11 @@ def metaqa_graph(directory: Path) -> Graph:
         inverse |= {relation: back, back: relation}
     graph = Graph(Schema(prefix=MINTED, relations=relations, attributes={}), inverse=inverse)
     ids: dict[str, str] = {}
-    for head, relation, tail in _rows(directory / METAQA_KB, 3):
+    for head, relation, tail in metaqa_facts(directory):
         if relation not in _METAQA:
-            raise DataError(f"{directory / METAQA_KB}: unknown relation {relation!r}; known: {', '.join(_METAQA)}")
+            raise DataError(
+                f"{metaqa_facts_file(directory)}: unknown relation {relation!r}; known: {', '.join(_METAQA)}"
+            )
         for name in (head, tail):
             if name not in ids:
                 ids[name] = mint(name)
@@ -149,26 +156,6 @@ def read_json(path: Path) -> list[dict[str, Any]]:
     if not isinstance(found, list) or not found or not all(isinstance(record, dict) for record in found):
         raise DataError(f"{path}: must be a list of records")
     return found
-
-
-def read_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a packed text file.
-
-    Raises:
-        DataError: missing, torn or empty.
-    """
-    empty = True
-    try:
-        with lzma.open(path, "rt", encoding="utf-8") as lines:
-            for line in lines:
-                empty = False
-                yield line.rstrip("\n")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; data.root must hold knowledgegraph/{path.name}") from error
-    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable ({error}); fetch it again") from error
-    if empty:
-        raise DataError(f"{path}: the file is empty; fetch it again")
 
 
 def _declare(graph: Graph, hops: list[str], roles: dict[str, tuple[str, str]], reverse: dict[str, str]) -> str:
@@ -199,7 +186,7 @@ def _id(path: str) -> str:
 def _roles(directory: Path) -> dict[str, tuple[str, str]]:
     """Return domain and range of Freebase's relations, without the file's one line that is two run together."""
     roles = {}
-    for line in read_lines(directory / ROLES):
+    for line in read_lines(roles_file(directory)):
         fields = line.split()
         if len(fields) == 3:
             roles[fields[1]] = (fields[0], fields[2])
@@ -210,11 +197,3 @@ def _reverse(directory: Path) -> dict[str, str]:
     pairs = [line.split() for line in read_lines(directory / REVERSE)]
     found = {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
     return found | {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
-
-
-def _rows(path: Path, width: int) -> Iterator[tuple[str, ...]]:
-    for number, line in enumerate(read_lines(path), start=1):
-        fields = tuple(line.split("\t"))
-        if len(fields) != width:
-            raise DataError(f"{path}:{number}: needs {width} fields apart by tabs, has {len(fields)}")
-        yield fields

@@ -6,13 +6,12 @@
 - `metaqa`: published questions of which the tools can give the exact answer; its test split is `test`, its
   development split is `train`. Questions about languages and tags are `shifted` (of its test split) or left out: no
   other split asks for these relations. No two splits start from the same entity.
-- `agentbench`: published questions on the whole Freebase, which must stand behind `endpoint`; its training split is
-  `train` and its development split `test`. Training questions that stand in the development split are left out.
+- `agentbench`: published questions on the whole Freebase, which must stand behind `endpoint`; see `agentbench`.
 """
 
 import hashlib
-import json
 import random
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -20,14 +19,16 @@ from typing import Any
 
 import pyoxigraph
 
+from agenttuning.environments.knowledge_graph import layouts
 from agenttuning.environments.knowledge_graph import published as p
+from agenttuning.environments.knowledge_graph.agentbench import agentbench_tasks
 from agenttuning.environments.knowledge_graph.families import Pool
-from agenttuning.environments.knowledge_graph.graph import Graph
-from agenttuning.environments.knowledge_graph.plans import difficulty, parse_calls, starts
-from agenttuning.environments.knowledge_graph.programs import Program, topics
+from agenttuning.environments.knowledge_graph.graph import Graph, members
+from agenttuning.environments.knowledge_graph.plans import difficulty
+from agenttuning.environments.knowledge_graph.programs import Entity, Hop, Program, topics
 from agenttuning.environments.knowledge_graph.tasks import Side, check_split, instruction, path
 from agenttuning.environments.knowledge_graph.world import SOURCES, embedded_graph
-from agenttuning.errors import DataError, MalformedReply
+from agenttuning.errors import DataError
 from agenttuning.trajectory import Task, content_hash
 
 SHIFTED_DOMAINS = frozenset(
@@ -49,11 +50,13 @@ def files(source: str, root: str | None) -> list[Path]:
     if source == "generated":
         return list(SOURCES)
     folder, here = p.folder(root, source), Path(__file__).parent
-    code = (here / "published.py", here / "graph.py")
+    code = (here / "published.py", here / "layouts.py", here / "graph.py")
     if source == "metaqa":
-        return [folder / p.METAQA_KB, *code]
-    names = (p.ROLES,) if source == "agentbench" else (p.TRIPLES, p.NAMES, p.NUMBERS, p.ROLES, p.REVERSE)
-    return [*(folder / name for name in names), *code]
+        return [layouts.metaqa_facts_file(folder), *code]
+    if source == "agentbench":
+        return [layouts.roles_file(folder), *code]
+    packed = (folder / name for name in (p.NAMES, p.NUMBERS, p.REVERSE))
+    return [*layouts.triple_files(folder), layouts.roles_file(folder), *packed, *code]
 
 
 def fingerprint(source: str, root: str | None) -> str:
@@ -102,9 +105,16 @@ def side_of(source: str, graph: Graph, split: str) -> Side:
 
 
 def published_tasks(
-    environment: str, source: str, root: str | None, split: str, count: int, seed: int
+    environment: str,
+    source: str,
+    root: str | None,
+    split: str,
+    count: int,
+    seed: int,
+    test_part: str = "dev",
+    dropped: Counter[str] | None = None,
 ) -> Iterator[Task]:
-    """Yield up to `count` published questions in an order that the seed decides.
+    """Yield up to `count` published questions in an order that the seed decides; see `agentbench` for its arguments.
 
     Raises:
         ConfigurationError: no `data.root`, or no such split.
@@ -112,13 +122,15 @@ def published_tasks(
     """
     check_split(environment, source, split, ("train", "test", *(("shifted",) if source == "metaqa" else ())))
     folder = p.folder(root, source)
-    read = _metaqa if source == "metaqa" else _agentbench
-    records = read(folder, split)
+    if source == "agentbench":
+        left_out = Counter[str]() if dropped is None else dropped
+        yield from agentbench_tasks(environment, folder, split, count, seed, test_part, left_out)
+        return
+    records = _metaqa(folder, split)
     random.Random(seed).shuffle(records)
-    make = _metaqa_task if source == "metaqa" else _agentbench_task
     for record in records[:count]:
         try:
-            yield make(environment, split, record)
+            yield _metaqa_task(environment, split, record)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise DataError(f"{folder}: a {source} record is not as published ({error!r}): {record!r:.200}") from error
 
@@ -133,26 +145,38 @@ def _part(entity: str) -> str:
 def _metaqa(folder: Path, split: str) -> list[dict[str, Any]]:
     """Return the questions of a split. What `test` starts from, `shifted` does not; what either does, not `train`."""
     records: dict[str, list[dict[str, Any]]] = {"train": [], "test": [], "shifted": []}
-    for number, line in enumerate(p.read_lines(folder / p.METAQA_QUESTIONS), start=1):
+    graph: Graph | None = None
+    for record in layouts.metaqa_questions(folder):
         try:
-            record = json.loads(line)
-            part = _metaqa_split(record["split"], record["type"].split("_to_"), record["minus_start"])
-            if part is not None:
-                records[part].append({**record, "entity": str(record["entity"])})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{folder / p.METAQA_QUESTIONS}:{number}: not as published ({error!r})") from error
+            stops = record["type"].split("_to_")
+            part = _metaqa_split(record["split"], stops)
+            if part is not None and "minus_start" not in record:
+                graph = graph or p.metaqa_graph(folder)
+                part = part if _exact(record, stops, graph) else None
+            if part is not None and not record.get("minus_start"):
+                records[part].append(record)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{folder}: a metaqa record is not as published ({error!r}): {record!r:.200}") from error
     before = {"test": (), "shifted": ("test",), "train": ("test", "shifted")}[split]
     held_out = {record["entity"] for part in before for record in records[part]}
     return [record for record in records[split] if record["entity"] not in held_out]
 
 
-def _metaqa_split(published: str, stops: list[str], minus_start: bool) -> str | None:
-    """Return the split of a question, or None: of MetaQA's own train set, without an exact answer, or of no use."""
-    if minus_start:
-        return None
+def _metaqa_split(published: str, stops: list[str]) -> str | None:
+    """Return the split of a question, or None: of MetaQA's own train set, or of no use."""
     if METAQA_SHIFTED.isdisjoint(stops):
         return {"dev": "train", "test": "test"}.get(published)
     return "shifted" if published == "test" else None
+
+
+def _exact(record: dict[str, Any], stops: list[str], graph: Graph) -> bool:
+    """Say whether the steps of a question lead to just its answers; some of MetaQA's are all but where they start."""
+    program: Program = Entity(p.mint(record["entity"]))
+    for step in pairwise(stops):
+        if step not in p.METAQA_STEPS:
+            return False
+        program = Hop(program, p.METAQA_STEPS[step])
+    return members(program, graph) == {p.mint(name) for name in record["answers"]}
 
 
 def _metaqa_task(environment: str, split: str, record: dict[str, Any]) -> Task:
@@ -166,36 +190,6 @@ def _metaqa_task(environment: str, split: str, record: dict[str, Any]) -> Task:
     answer = sorted(p.mint(name) for name in record["answers"])
     payload = {"entities": {record["entity"]: topic}, "actions": actions, "answer": answer, "number": None}
     return _dataset(environment, split, record["question"], payload, record["type"])
-
-
-def _agentbench(folder: Path, split: str) -> list[dict[str, Any]]:
-    """Return the questions of a split that the tools can answer; see `_playable`."""
-    held_out = p.read_json(folder / p.AGENTBENCH_DEV)
-    if split == "test":
-        return [record for record in held_out if _playable(record)]
-    known = {record.get("question") for record in held_out}
-    train = p.read_json(folder / p.AGENTBENCH_TRAIN)
-    return [record for record in train if _playable(record) and record["question"] not in known]
-
-
-def _playable(record: dict[str, Any]) -> bool:
-    """Say whether a record starts from its own entities: a few start from a type, which no tool takes."""
-    try:
-        return bool(record["question"]) and starts(parse_calls(record["actions"])) <= set(record["entities"].values())
-    except (KeyError, AttributeError, TypeError, MalformedReply) as error:
-        raise DataError(f"agentbench: a record is not as published ({error!r}): {record!r:.200}") from error
-
-
-def _agentbench_task(environment: str, split: str, record: dict[str, Any]) -> Task:
-    arguments = [str(answer["answer_argument"]) for answer in record["answer"]]
-    counted = record["actions"][-1].startswith("count(")
-    payload = {
-        "entities": record["entities"],
-        "actions": record["actions"],
-        "answer": [] if counted else sorted(set(arguments)),
-        "number": int(arguments[0]) if counted else None,
-    }
-    return _dataset(environment, split, record["question"], payload, record["source"])
 
 
 def _dataset(environment: str, split: str, question: str, payload: dict[str, Any], family: str) -> Task:
