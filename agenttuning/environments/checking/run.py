@@ -15,7 +15,7 @@ CHECKS: tuple[tuple[str, str, Callable[[Subject], str]], ...] = (
     ("contract", "every attribute and method is as base.Environment says", tasks.contract),
     ("tasks", "tasks() yields up to `count` complete, different tasks of JSON", tasks.tasks),
     ("same seed, same tasks", "the seed alone decides the tasks", tasks.repeatable),
-    ("splits are apart", "no two splits share a task or a source of one", tasks.splits),
+    ("splits are apart", "no two splits share a task, its goal or its source", tasks.splits),
     ("episodes", "no method raises while tasks are played", episodes.playable),
     ("opening", "the first observation contains the instruction; the worked example parses", replies.opening),
     ("expert", f"an expert wins at least {episodes.LEAST_SUCCESS:.0%} of the tasks it plays", episodes.expert),
@@ -33,7 +33,7 @@ CHECKS: tuple[tuple[str, str, Callable[[Subject], str]], ...] = (
     ("memory", "an instance takes what its needs say, and an episode leaves nothing", resources.memory),
 )
 """Name, rule and function of each check."""
-GATES = ("contract", "tasks", "episodes")
+GATES = ("contract", "tasks", "episodes", "same actions, same episode")
 """Where one of these fails, those after it would say the same again, and are skipped."""
 LIMIT_S = 120.0
 """Seconds without an end of any call after which an environment hangs."""

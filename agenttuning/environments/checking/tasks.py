@@ -2,6 +2,8 @@
 
 import inspect
 import zlib
+from itertools import combinations
+from typing import Any
 
 import orjson
 
@@ -82,19 +84,39 @@ def repeatable(subject: Subject) -> str:
 
 
 def splits(subject: Subject) -> str:
-    """Compare the tasks of the splits, and their sources, under two seeds."""
+    """Compare the tasks of the splits, their sources and their goals, under two seeds."""
     drawn = {s: [*subject.tasks[s], *subject.drawn(s, subject.seed + 1)] for s in SPLITS if subject.tasks[s]}
     sources = {split: _sources(found) for split, found in drawn.items()}
-    names = list(sources)
-    for number, split in enumerate(names):
-        for other in names[number + 1 :]:
-            if shared := set(sources[split]) & set(sources[other]):
-                what = sorted({sources[split][key] for key in shared})
-                raise Broken(
-                    f"{split} and {other} share {len(shared)}: {', '.join(what)}",
-                    "split by source (table, scene, page), for example by a hash of its content, whatever the seed",
-                )
-    return f"{', '.join(names)}: no task or source of two, under two seeds" if len(names) > 1 else f"only {names[0]}"
+    goals = {split: _goals(found) for split, found in drawn.items()}
+    repeated: set[str] = set()
+    for split, other in combinations(sources, 2):
+        what = {key: sources[split][key] for key in set(sources[split]) & set(sources[other])}
+        said = set(goals[split]) & set(goals[other])
+        # A sentence of which both tasks have worlds of their own is another task, as "put a mug on the desk" is.
+        what |= {key: goals[split][key][0] for key in said if not (goals[split][key][1] and goals[other][key][1])}
+        repeated |= said - set(what)
+        if what:
+            raise Broken(
+                f"{split} and {other} share {len(what)}: {', '.join(sorted(set(what.values())))}",
+                "split by source (table, scene, page), for example by a hash of its content, whatever the seed",
+            )
+    if len(sources) < 2:
+        return f"only {next(iter(sources))}"
+    worlds = f"; {len(repeated)} goals are asked in two, of other worlds" if repeated else ""
+    return f"{', '.join(sources)}: no task, goal or source of two, under two seeds{worlds}"
+
+
+def _goals(drawn: list[Task]) -> dict[str, tuple[str, bool]]:
+    """Return hashes of what is asked, each with what it is and whether all tasks that ask it have a source."""
+    found: dict[str, tuple[str, bool]] = {}
+    for task in drawn:
+        own = any(_is_source(item) for key, value in task.payload.items() if key != "goal" for item in _items(value))
+        asked = [("the same instruction", " ".join(task.instruction.casefold().split()))]
+        asked += [("the same goal", task.payload["goal"])] if "goal" in task.payload else []
+        for what, text in asked:
+            key = content_hash([what, text])
+            found[key] = (what, own and found.get(key, (what, True))[1])
+    return found
 
 
 def _sources(drawn: list[Task]) -> dict[str, str]:
@@ -103,7 +125,15 @@ def _sources(drawn: list[Task]) -> dict[str, str]:
     for task in drawn:
         found[content_hash([task.instruction, task.payload])] = "the same task"
         for key, value in task.payload.items():
-            for item in (value, *value) if isinstance(value, list) else (value,):
-                if len(zlib.compress(orjson.dumps(item, option=orjson.OPT_SORT_KEYS))) >= SOURCE_BYTES:
+            for item in _items(value):
+                if _is_source(item):
                     found[content_hash([key, item])] = f"the same payload item {key!r}"
     return found
+
+
+def _items(value: Any) -> tuple[Any, ...]:
+    return (value, *value) if isinstance(value, list) else (value,)
+
+
+def _is_source(item: Any) -> bool:
+    return len(zlib.compress(orjson.dumps(item, option=orjson.OPT_SORT_KEYS))) >= SOURCE_BYTES
