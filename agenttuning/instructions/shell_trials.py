@@ -54,6 +54,12 @@ class ShellTrials:
                 found[name] = _solution(program, answers)
         return found
 
+    def walk(self, task: Task) -> Solution | None:
+        """Return the expert of a gold program, which looks at what the set-up made."""
+        if "goal" in task.payload or "reference" not in task.payload:
+            return None
+        return lambda environment: environment.expert(task, random.Random(task.id))
+
     def idle(self, task: Task) -> dict[str, tuple[Action, ...]]:
         """Return the end at once, and the blind answers."""
         found: dict[str, tuple[Action, ...]] = {"finish at once": (Action(name="finish"),)}

@@ -28,8 +28,8 @@ class Attempt:
     evidence: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
     """Why the attempt could not be played to its end."""
-    shown: str = ""
-    """The last observation before the end."""
+    shown: tuple[str, ...] = ()
+    """The observations before the end."""
     actions: int = 0
 
 
@@ -44,6 +44,10 @@ class Trials(Protocol):
 
     def solutions(self, task: Task) -> dict[str, Solution]:
         """Return the gold programs by name: first the reference, then those that were written independently of it."""
+        ...
+
+    def walk(self, task: Task) -> Solution | None:
+        """Return a demonstrator that looks around, as an agent does, where the reference does not."""
         ...
 
     def idle(self, task: Task) -> dict[str, tuple[Action, ...]]:
@@ -75,6 +79,10 @@ class ContractTrials:
         """Return the expert, seeded by the task's id."""
         return {"expert": lambda environment: environment.expert(task, random.Random(task.id))}
 
+    def walk(self, task: Task) -> Solution | None:
+        """Return None: the expert is the reference."""
+        return None
+
     def idle(self, task: Task) -> dict[str, tuple[Action, ...]]:
         """Return the episode without an action, and what was given."""
         return {"no action": (), **self._idle}
@@ -97,9 +105,10 @@ def reset_problem(environment: Environment, task: Task) -> str | None:
 
 def attempt(environment: Environment, task: Task, solution: Solution) -> Attempt:
     """Play a gold program in a fresh world and grade it."""
-    shown, actions = "", 0
+    shown: list[str] = []
+    actions = 0
     try:
-        environment.reset(task)
+        shown.append(environment.reset(task))
         moves = solution(environment)
         move = next(moves, None)
         while move is not None and actions < MAX_ACTIONS:
@@ -107,16 +116,16 @@ def attempt(environment: Environment, task: Task, solution: Solution) -> Attempt
             actions += 1
             if step.done:
                 break
-            shown = step.observation
+            shown.append(step.observation)
             try:
                 move = moves.send(step)
             except StopIteration:
                 break
     except (InfrastructureError, ConfigurationError, ValueError, LookupError) as error:
         environment.close()
-        return Attempt(0.0, problem=f"{type(error).__name__}: {error}", shown=shown, actions=actions)
+        return Attempt(0.0, problem=f"{type(error).__name__}: {error}", shown=tuple(shown), actions=actions)
     evidence = environment.close()
-    return Attempt(environment.grade(task, evidence).reward, evidence, None, shown, actions)
+    return Attempt(environment.grade(task, evidence).reward, evidence, None, tuple(shown), actions)
 
 
 def attempt_actions(environment: Environment, task: Task, actions: tuple[Action, ...]) -> Attempt:

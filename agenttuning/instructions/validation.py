@@ -1,9 +1,9 @@
 """Validation by execution: a constructed task is kept only where running it proves it.
 
-For each task, each in a fresh world: its set-up runs; its reference passes, twice, with the same evidence; doing
-nothing fails, and so do blind answers; independent solutions agree with the reference; the answer does not stand in
-the instruction. The first of these that does not hold drops the task under its name. A task without any solution is
-neither kept nor dropped: it is `unproven`.
+For each task, each in a fresh world: its set-up runs; its reference passes, twice, with the same evidence; two worlds
+show the same to one who looks around; doing nothing fails, and so do blind answers; independent solutions agree with
+the reference; the answer does not stand in the instruction. The first of these that does not hold drops the task under
+its name. A task without any solution is neither kept nor dropped: it is `unproven`.
 
 It finds tasks that are broken, unstable, given away or contradicted; it cannot find a reference that misreads its
 instruction where no second solution says so.
@@ -34,6 +34,8 @@ class Reason(StrEnum):
     REFERENCE_FAILS = "reference_fails"
     REFERENCE_UNSTABLE = "reference_unstable"
     """Two runs of the reference differ."""
+    SET_UP_VARIES = "set_up_varies"
+    """Two worlds of the task show different things: random numbers, or the time."""
     NOTHING_PASSES = "nothing_passes"
     """Doing nothing, or an answer given without looking, is rewarded."""
     SOLUTIONS_DISAGREE = "solutions_disagree"
@@ -72,6 +74,11 @@ def validate(task: Task, trials: Trials) -> Verdict:
     again = attempt(trials.environment, task, reference)
     if again.reward < SOLVED or again.evidence != first.evidence:
         return _verdict(task, Reason.REFERENCE_UNSTABLE, f"{_said(first)}; then {_said(again)}")
+    walk = trials.walk(task)
+    runs = (first, again) if walk is None else [attempt(trials.environment, task, walk) for _ in range(2)]
+    for number, (one, two) in enumerate(zip(runs[0].shown, runs[1].shown, strict=False)):
+        if one != two:
+            return _verdict(task, Reason.SET_UP_VARIES, f"observation {number}: {one[-120:]!r}; then {two[-120:]!r}")
     for idle, actions in trials.idle(task).items():
         if attempt_actions(trials.environment, task, actions).reward >= SOLVED:
             return _verdict(task, Reason.NOTHING_PASSES, idle)
@@ -115,4 +122,4 @@ def _said(tried: Attempt) -> str:
     if evidence.get("answer") is not None:
         expected = f", expected {evidence['reference']!r}" if "reference" in evidence else ""
         return f"answer {evidence['answer']!r}{expected}"
-    return f"reward {tried.reward:g}, last seen {tried.shown[-120:]!r}"
+    return f"reward {tried.reward:g}, last seen {''.join(tried.shown[-1:])[-120:]!r}"

@@ -45,6 +45,11 @@ def shell(instruction: str = "How many files are in /srv/a?", **payload: Any) ->
         (shell(reference="ls /srv/a"), Reason.REFERENCE_FAILS),
         (shell(reference="echo $RANDOM$RANDOM"), Reason.REFERENCE_FAILS),
         (shell(reference="date +%N", expect={"rule": "regex-match", "answer": "."}), Reason.REFERENCE_UNSTABLE),
+        # The answers agree, and what an agent sees on its way does not.
+        (
+            shell(setup=f"{MAKE}\necho $RANDOM$RANDOM > /srv/a/1", reference="cat /srv/a/* | wc -l"),
+            Reason.SET_UP_VARIES,
+        ),
         (shell(setup="mkdir -p /srv/a"), Reason.NOTHING_PASSES),
         (shell(alternatives=["ls -a /srv/a | wc -l"]), Reason.SOLUTIONS_DISAGREE),
         (shell("Are there 3 files in /srv/a? How many?"), Reason.ANSWER_IN_INSTRUCTION),
