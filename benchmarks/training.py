@@ -258,7 +258,7 @@ def bfd_rows(plan: Any, items: Any, number: int, kind: str) -> tuple[list[dict[s
     """Return a step's items as TRL packs them (the packing's own algorithm is best-fit decreasing), and how many."""
     import datasets
 
-    drawn = plan.draw.step(number)
+    drawn = plan.trained(number)
     pairs = [items[source][index] for source, index in drawn]
     records = [{"input_ids": ids.tolist(), "labels": labels_of(ids, mask)} for ids, mask in pairs]
     try:
@@ -406,7 +406,7 @@ def train_trainer(data: Path, kind: str, options: argparse.Namespace) -> dict[st
     from transformers import Trainer, TrainingArguments
 
     plan, items, numbers = chosen_steps(data, kind, options.steps)
-    steps = [[items[source][index] for source, index in plan.draw.step(number)] for number in numbers]
+    steps = [[items[source][index] for source, index in plan.trained(number)] for number in numbers]
     records = [{"input_ids": i.tolist(), "labels": labels_of(i, m)} for step in steps for i, m in step]
 
     def pad(batch: list[dict[str, Any]]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def gpu_peak() -> float:
 
 
 def time_planning() -> dict[str, float]:
-    """Return CPU seconds to pack, and to plan, a million items as long as conversations are, and how full rows are."""
+    """Return CPU time to pack and to plan a million items as long as conversations are, and how full rows are."""
     import numpy as np
 
     from agenttuning.recipe import Training
@@ -69,10 +69,14 @@ def time_planning() -> dict[str, float]:
     training = Training(steps=1_000_000 // 256, items_per_step=256, row_tokens=4096)
     plan = make_plan(counts, {"agent": 0.2, "general": 0.8}, training, seed=0)
     planned = time.thread_time()
-    first = [plan.rows(number) for number in range(50)]
+    steps = [plan.step(number) for number in range(48)]
+    made = time.thread_time()
     return {
         "pack_million_seconds": round(packed - started, 2),
         "plan_million_seconds": round(planned - packed, 2),
+        "step_milliseconds": round(1000 * (made - planned) / len(steps), 2),
         "fill_free_order": round(efficiency(int(tokens.sum()), len(rows), 4096), 4),
-        "fill_256_items_a_step": round(efficiency(int(plan.tokens[:50].sum()), sum(map(len, first)), 4096), 4),
+        "fill_256_items_a_step": round(
+            efficiency(sum(step.tokens for step in steps), sum(step.micro_steps for step in steps), 4096), 4
+        ),
     }

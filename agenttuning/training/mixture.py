@@ -7,7 +7,9 @@ by epoch, without replacement. Nothing is drawn at random per step, so a step ne
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import cast
 
 import numpy as np
@@ -85,8 +87,7 @@ def draw_items(
             )
     if not names:
         raise ConfigurationError("mixture.sources is empty: name at least one source")
-    total = sum(weights.values())
-    turns = _take_turns([weights[n] / total for n in names], steps * items_per_step)
+    turns = _take_turns([weights[n] for n in names], steps * items_per_step)
     index = np.zeros_like(turns)
     for number, name in enumerate(names):
         places = np.flatnonzero(turns == number)
@@ -100,19 +101,18 @@ def seed_of(key: str) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "big")
 
 
-def _take_turns(shares: list[float], count: int) -> Ints:
+def _take_turns(weights: list[float], count: int) -> Ints:
     """Return the source of each item, int64 [count], every prefix within one of the shares.
 
-    What a source is owed is kept in whole numbers: rounding must not add up over millions of items.
+    What a source is owed is kept in whole numbers: rounding must not add up over millions of items. Once as many items
+    are drawn as the weights amount to in whole numbers, nothing is owed to anyone, and the turns begin again.
     """
-    if len(shares) == 1:
-        return np.zeros(count, np.int64)
-    parts = [round(share * 2**50) for share in shares]
+    parts = _whole_numbers(weights)
     whole = sum(parts)
-    half = 2 * len(shares) - 2
-    owed = [0] * len(shares)
-    out = np.empty(count, np.int64)
-    for number in range(count):
+    half = max(1, 2 * len(parts) - 2)
+    owed = [0] * len(parts)
+    turns = np.empty(min(count, whole), np.int64)
+    for number in range(turns.size):
         choice, soonest = -1, float("inf")
         for source, part in enumerate(parts):
             owed[source] += part
@@ -121,8 +121,18 @@ def _take_turns(shares: list[float], count: int) -> Ints:
                 if deadline < soonest:
                     choice, soonest = source, deadline
         owed[choice] -= whole
-        out[number] = choice
-    return out
+        turns[number] = choice
+    return np.resize(turns, count)
+
+
+def _whole_numbers(weights: list[float]) -> list[int]:
+    """Return whole numbers in the proportion of some weights: small ones where the weights are plain fractions."""
+    fractions = [Fraction(weight).limit_denominator(1000) for weight in weights]
+    if any(float(f) != w for f, w in zip(fractions, weights, strict=True)):
+        return [max(1, round(weight / sum(weights) * 2**50)) for weight in weights]
+    common = math.lcm(*(f.denominator for f in fractions))
+    parts = [int(f * common) for f in fractions]
+    return [part // math.gcd(*parts) for part in parts]
 
 
 def _epochs(size: int, count: int, key: str) -> Ints:

@@ -5,19 +5,24 @@ so a resumed run needs one integer. The items and rows of a step do not depend o
 Every rank has the same number of micro-steps in every step: what is missing is topped up with empty rows, micro-batches
 of weight zero. Ranks wait for each other in every micro-step, so rows of like cost stand side by side. Items of a step
 that begin alike are laid into rows together, as a tree (see `prefixes`); one that fills a row begins again in another.
+
+What is drawn is known at once. Rows are made when they are asked for, a block of neighbouring steps at a time, which
+exchange items to fill them (see `look_ahead`).
 """
 
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from agenttuning.errors import ConfigurationError, DataError
 from agenttuning.recipe import Training
-from agenttuning.training.look_ahead import WINDOW, fill_rows
+from agenttuning.training.block import block_rows
+from agenttuning.training.look_ahead import BLOCK, LEAST_ROWS
 from agenttuning.training.mixture import Draw, Ints, draw_items, seed_of
-from agenttuning.training.packing import efficiency, pack
-from agenttuning.training.rows import ItemCounts, Row, joined, row_cost, row_parts
+from agenttuning.training.packing import efficiency
+from agenttuning.training.rows import ItemCounts, Row, packed_rows, row_cost
 from agenttuning.trajectory import content_hash
 
 
@@ -53,28 +58,27 @@ class Plan:
     """All steps of a run. Build it with `make_plan`.
 
     Attributes:
-        draw: the items of all steps.
+        draw: the items as they are drawn for all steps, and for the rest of the last block.
+        items: token counts of each source's items.
+        steps: number of optimizer steps.
         row_tokens: capacity of a row.
         seed: orders rows and items.
         world_size: ranks.
         share_prefixes: items of a row that begin alike go through the network as a tree.
-        tokens: tokens of each step's items, int64 [steps].
-        supervised: supervised tokens of each step, int64 [steps].
+        looks_ahead: steps of a block exchange items to fill their rows.
+        tokens: tokens that are drawn for each step, int64 [steps]; a step that looks ahead trains a few more or less.
     """
 
     draw: Draw
     items: dict[str, ItemCounts] = field(repr=False)
+    steps: int
     row_tokens: int
     seed: int
     world_size: int
     share_prefixes: bool
+    looks_ahead: bool
     tokens: Ints = field(repr=False)
-    supervised: Ints = field(repr=False)
-
-    @property
-    def steps(self) -> int:
-        """Number of optimizer steps."""
-        return self.draw.steps
+    _block: dict[int, list[list[Row]]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def fingerprint(self) -> str:
@@ -87,8 +91,19 @@ class Plan:
 
     def rows(self, number: int) -> list[Row]:
         """Return the packed rows of step `number`, the same for every world size."""
-        seed = seed_of(f"{self.seed}/rows/{number}")
-        return packed_rows(self.draw.step(number), self.items, self.row_tokens, self.share_prefixes, seed)
+        rules = (self.items, self.row_tokens, self.share_prefixes)
+        if not self.looks_ahead:
+            return packed_rows(self.draw.step(number), *rules, seed_of(f"{self.seed}/rows/{number}"))
+        block, place = divmod(number, BLOCK)
+        if block not in self._block:
+            self._block.clear()
+            steps = range(block * BLOCK, (block + 1) * BLOCK)
+            self._block[block] = block_rows(self.draw, steps, *rules, seed_of(f"{self.seed}/block/{block}"))
+        return self._block[block][place]
+
+    def trained(self, number: int) -> list[tuple[str, int]]:
+        """Return the items of step `number` as pairs of source and row, in the order of its rows."""
+        return [(s.source, s.index) for row in self.rows(number) for s in row if s.items == 1]
 
     def step(self, number: int) -> StepPlan:
         """Return step `number`, from 0.
@@ -98,15 +113,21 @@ class Plan:
         """
         if not 0 <= number < self.steps:
             raise IndexError(f"the plan has steps 0 to {self.steps - 1}, not {number}")
-        ranks = _deal(self.rows(number), self.world_size, seed_of(f"{self.seed}/order/{number}"))
-        return StepPlan(number, ranks, int(self.tokens[number]), int(self.supervised[number]))
+        rows = self.rows(number)
+        ranks = _deal(rows, self.world_size, seed_of(f"{self.seed}/order/{number}"))
+        tokens = sum(segment.tokens * segment.items for row in rows for segment in row)
+        return StepPlan(number, ranks, tokens, sum(segment.supervised for row in rows for segment in row))
 
     def summary(self) -> dict[str, Any]:
         """Return what the plan amounts to: rows, packing efficiency, balance, and the realised mixture by source."""
-        rows = micro_steps = computed = 0
+        rows = micro_steps = computed = tokens = supervised = 0
         cost = waited = 0.0
+        trained: Counter[tuple[str, int]] = Counter()
         for number in range(self.steps):
             step = self.step(number)
+            trained.update((s.source, s.index) for rank in step.ranks for row in rank for s in row if s.items == 1)
+            tokens += step.tokens
+            supervised += step.supervised
             micro_steps += step.micro_steps
             computed += step.computed
             for column in zip(*step.ranks, strict=True):
@@ -114,56 +135,35 @@ class Plan:
                 rows += sum(map(bool, column))
                 cost += sum(costs)
                 waited += max(costs) * self.world_size
-        tokens = int(self.tokens.sum())
         return {
             "steps": self.steps,
-            "items": int(self.draw.source.size),
+            "items": trained.total(),
             "tokens": tokens,
-            "supervised": int(self.supervised.sum()),
+            "supervised": supervised,
             "rows": rows,
             "micro_steps": micro_steps,
             "prefix_tokens_saved": tokens - computed,
             "packing_efficiency": efficiency(computed, rows, self.row_tokens),
             "rank_balance": cost / waited if waited else 1.0,
-            "mixture": self._mixture(tokens),
+            "mixture": self._mixture(trained),
         }
 
-    def _mixture(self, tokens: int) -> dict[str, dict[str, float]]:
-        counts, epochs = self.draw.counts(), self.draw.epochs()
+    def _mixture(self, trained: Counter[tuple[str, int]]) -> dict[str, dict[str, float]]:
         out: dict[str, dict[str, float]] = {}
-        for number, name in enumerate(self.draw.sources):
-            index = self.draw.index[self.draw.source == number]
-            of_source = int(self.items[name].tokens[index].sum())
+        for name, counts in self.items.items():
+            times = np.zeros(counts.tokens.size, np.int64)
+            for (source, index), count in trained.items():
+                if source == name:
+                    times[index] = count
             out[name] = {
-                "items": counts[name],
-                "item_share": counts[name] / self.draw.source.size,
-                "tokens": of_source,
-                "token_share": of_source / tokens,
-                "supervised": int(self.items[name].supervised[index].sum()),
-                "epochs": epochs[name],
+                "items": int(times.sum()),
+                "item_share": int(times.sum()) / trained.total(),
+                "tokens": int(times @ counts.tokens),
+                "supervised": int(times @ counts.supervised),
+                "epochs": float(times.mean()),
             }
-        return out
-
-
-def packed_rows(
-    drawn: list[tuple[str, int]], items: dict[str, ItemCounts], row_tokens: int, share_prefixes: bool, seed: int
-) -> list[Row]:
-    """Pack drawn items, pairs of source and number, into rows.
-
-    Trees are large parts, which may fill rows less well. Where they need more rows than single items, or where nothing
-    is shared, single items are packed.
-    """
-
-    def packed(parts: list[Row]) -> list[Row]:
-        sizes = [sum(segment.tokens for segment in part) for part in parts]
-        return [joined([parts[i] for i in row]) for row in pack(sizes, row_tokens, seed)]
-
-    separate = packed(row_parts(drawn, items, row_tokens, False))
-    trees = row_parts(drawn, items, row_tokens, share_prefixes)
-    if all(len(tree) == 1 for tree in trees):
-        return separate
-    rows = packed(trees)
-    return rows if len(rows) <= len(separate) else separate
+        tokens = sum(told["tokens"] for told in out.values())
+        return {name: {**told, "token_share": told["tokens"] / tokens} for name, told in out.items()}
 
 
 def make_plan(
@@ -186,24 +186,18 @@ def make_plan(
         raise ConfigurationError(f"training.workers must be at least 1 (got {world_size})")
     for name, counts in items.items():
         _check_items(name, counts, training.row_tokens)
+    steps, per_step = training.steps, training.items_per_step
     sizes = {name: len(counts.tokens) for name, counts in items.items()}
-    draw = _filled(
-        draw_items(weights, sizes, training.steps + WINDOW, training.items_per_step, seed), items, training.row_tokens
-    )
-    tokens, supervised = np.zeros_like(draw.source), np.zeros_like(draw.source)
+    draw = draw_items(weights, sizes, -(-steps // BLOCK) * BLOCK, per_step, seed)
+    tokens = np.zeros_like(draw.source)
     for number, name in enumerate(draw.sources):
         places = draw.source == number
         tokens[places] = items[name].tokens[draw.index[places]]
-        supervised[places] = items[name].supervised[draw.index[places]]
     used = {name: items[name] for name in draw.sources}
-    rules = (training.row_tokens, seed, world_size, training.share_prefixes)
-    return Plan(draw, used, *rules, tokens.sum(axis=1), supervised.sum(axis=1))
-
-
-def _filled(draw: Draw, items: dict[str, ItemCounts], row_tokens: int) -> Draw:
-    """Return the draw without its last `WINDOW` steps, which the steps before may have swapped items with."""
-    filled = fill_rows(draw, [items[name].tokens for name in draw.sources], row_tokens)
-    return replace(filled, source=filled.source[:-WINDOW], index=filled.index[:-WINDOW])
+    mean = sum(weight * float(items[name].tokens.mean()) for name, weight in weights.items()) / sum(weights.values())
+    looks_ahead = per_step * mean >= LEAST_ROWS * training.row_tokens
+    rules = (training.row_tokens, seed, world_size, training.share_prefixes, looks_ahead)
+    return Plan(draw, used, steps, *rules, tokens.sum(axis=1)[:steps])
 
 
 def _check_items(name: str, counts: ItemCounts, row_tokens: int) -> None:

@@ -4,12 +4,14 @@ Pure functions of token counts. A part of a row that must stay together is a tup
 it; joined parts are a row.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from agenttuning.training.mixture import Ints
+from agenttuning.training.packing import pack
 from agenttuning.training.prefixes import PrefixIndex, tree
 
 LINEAR_TOKENS = 8192
@@ -64,13 +66,34 @@ class Segment:
 Row = tuple[Segment, ...]
 
 
+def packed_rows(
+    drawn: list[tuple[str, int]], items: Mapping[str, ItemCounts], row_tokens: int, share_prefixes: bool, seed: int
+) -> list[Row]:
+    """Pack drawn items, pairs of source and number, into rows.
+
+    Trees are large parts, which may fill rows less well. Where they need more rows than single items, or where nothing
+    is shared, single items are packed.
+    """
+
+    def packed(parts: list[Row]) -> list[Row]:
+        sizes = [sum(segment.tokens for segment in part) for part in parts]
+        return [joined([parts[i] for i in row]) for row in pack(sizes, row_tokens, seed)]
+
+    separate = packed(row_parts(drawn, items, row_tokens, False))
+    trees = row_parts(drawn, items, row_tokens, share_prefixes)
+    if all(len(tree) == 1 for tree in trees):
+        return separate
+    rows = packed(trees)
+    return rows if len(rows) <= len(separate) else separate
+
+
 def row_cost(row: Row) -> float:
     """Return the relative time of a row's forward and backward pass; 0 for an empty row."""
     return float(sum(s.tokens * (s.tokens + 2 * s.start + LINEAR_TOKENS) for s in row))
 
 
 def row_parts(
-    drawn: list[tuple[str, int]], items: dict[str, ItemCounts], row_tokens: int, share_prefixes: bool
+    drawn: list[tuple[str, int]], items: Mapping[str, ItemCounts], row_tokens: int, share_prefixes: bool
 ) -> list[Row]:
     """Return drawn items as parts of rows that must stay together: single items, or trees of those that begin alike.
 
@@ -81,34 +104,29 @@ def row_parts(
         share_prefixes: whether to build trees.
     """
     if not share_prefixes:
-        return [(_whole(source, items[source], index),) for source, index in drawn]
+        return [(whole_item(source, items[source], index),) for source, index in drawn]
     chosen: dict[str, list[int]] = {}
     for source, index in drawn:
         chosen.setdefault(source, []).append(index)
     return [part for source, found in chosen.items() for part in _trees(source, items[source], found, row_tokens)]
 
 
-def _whole(source: str, counts: ItemCounts, index: int) -> Segment:
+def whole_item(source: str, counts: ItemCounts, index: int) -> Segment:
+    """Return an item as a segment of its own."""
     return Segment(source, index, int(counts.tokens[index]), int(counts.supervised[index]))
 
 
 def _trees(source: str, counts: ItemCounts, drawn: list[int], row_tokens: int) -> list[Row]:
     """Return the drawn items of a source as trees that fit a row each; where nothing is shared, as single segments."""
     if counts.prefixes is None:
-        return [(_whole(source, counts, index),) for index in drawn]
+        return [(whole_item(source, counts, index),) for index in drawn]
     chosen = np.asarray(drawn, np.int64)
     order, shared = counts.prefixes.in_order(chosen, counts.tokens[chosen])
-    index, cuts = chosen[order], shared.tolist()
-    tokens = counts.tokens[index].tolist()
+    index = chosen[order].tolist()
     trees: list[Row] = []
-    first, size = 0, tokens[0]
-    for number in range(1, len(tokens) + 1):
-        if number < len(tokens) and cuts[number] and size + tokens[number] - cuts[number] <= row_tokens:
-            size += tokens[number] - cuts[number]
-            continue
-        nodes = tree(tokens[first:number], cuts[first:number])
-        ends = counts.supervised[index[first:number]].tolist()
-        items = index[first:number].tolist()
+    for group, cuts in _groups(counts.tokens[chosen[order]].tolist(), shared.tolist(), row_tokens):
+        items = [index[place] for place in group]
+        ends = counts.supervised[items].tolist()
         trees.append(
             tuple(
                 Segment(
@@ -120,12 +138,57 @@ def _trees(source: str, counts: ItemCounts, drawn: list[int], row_tokens: int) -
                     n.items,
                     n.parent,
                 )
-                for n in nodes
+                for n in tree(counts.tokens[items].tolist(), cuts)
             )
         )
-        if number < len(tokens):
-            first, size = number, tokens[number]
     return trees
+
+
+def _groups(tokens: list[int], cuts: list[int], row_tokens: int) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield the places of items that make a tree, and what each shares with the one before.
+
+    A tree takes neighbours as long as they fit its row. Then it takes those further on that fill the row best, as long
+    as they share something with it.
+    """
+    left, shares = list(range(len(tokens))), list(cuts)
+    while left:
+        size, last = tokens[left[0]], 1
+        while last < len(left) and shares[last] and size + tokens[left[last]] - shares[last] <= row_tokens:
+            size += tokens[left[last]] - shares[last]
+            last += 1
+        group, own = left[:last], [0, *shares[1:last]]
+        del left[:last], shares[:last]
+        share = row_tokens
+        while (found := _fitting(left, shares, tokens, row_tokens - size, share)) is not None:
+            at, share = found
+            size += tokens[left[at]] - share
+            group.append(left[at])
+            own.append(share)
+            if at + 1 < len(left):
+                shares[at + 1] = min(shares[at], shares[at + 1])
+            del left[at], shares[at]
+        yield group, own
+
+
+def _fitting(left: list[int], shares: list[int], tokens: list[int], room: int, share: int) -> tuple[int, int] | None:
+    """Return which item fills a tree's row best, and what it shares with the tree's last one; None: none fits.
+
+    Args:
+        left: places of the items behind the tree's neighbours.
+        shares: what each of them shares with the one before; the first with the last of the neighbours.
+        tokens: of all items.
+        room: tokens that the row has left.
+        share: what the tree's last item shares with the last of the neighbours.
+    """
+    best: tuple[int, int] | None = None
+    most = 0
+    for at, place in enumerate(left):
+        share = min(share, shares[at])
+        if not share:
+            break
+        if most < tokens[place] - share <= room:
+            best, most = (at, share), tokens[place] - share
+    return best
 
 
 def joined(parts: list[Row]) -> Row:

@@ -27,7 +27,7 @@ from agenttuning.training.device import choose_numerics
 from agenttuning.training.export import copy_companions
 from agenttuning.training.loss import PackedCausalLM
 from agenttuning.training.mixture import seed_of
-from agenttuning.training.plan import packed_rows
+from agenttuning.training.rows import packed_rows
 from agenttuning.training.weights import exported_dtype, write_checkpoint_weights
 
 FOUND = "validation.jsonl"

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenttuning.errors import ConfigurationError, DataError
-from agenttuning.training.mixture import draw_items
+from agenttuning.training.mixture import _take_turns, draw_items
 
 weights = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=6)
 
@@ -81,3 +81,19 @@ def test_what_cannot_be_drawn_is_refused(
 ) -> None:
     with pytest.raises(error, match=words):
         draw_items(weights, sizes, 1, 1, 0)
+
+
+@pytest.mark.parametrize("weights", [[0.2, 0.16, 0.64], [3, 1 / 3, 2.5, 0.125], [7.0]])
+def test_turns_of_plain_weights_repeat_and_stay_within_one_of_the_shares(weights: list[float]) -> None:
+    turns = _take_turns(weights, 20_000)
+    for number, weight in enumerate(weights):
+        owed = np.arange(1, turns.size + 1) * weight / sum(weights)
+        assert np.abs(np.cumsum(turns == number) - owed).max() < 1
+
+
+def test_turns_of_other_weights_stay_within_one_of_the_shares_too() -> None:
+    weights = [2**0.5, 1e-5, 3**0.5, 0.7]
+    turns = _take_turns(weights, 20_000)
+    for number, weight in enumerate(weights):
+        owed = np.arange(1, turns.size + 1) * weight / sum(weights)
+        assert np.abs(np.cumsum(turns == number) - owed).max() < 1

@@ -1,3 +1,6 @@
+import time
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -38,11 +41,14 @@ def test_each_step_trains_its_drawn_items_once_with_equal_micro_steps_on_every_r
         rows = [row for rank in step.ranks for row in rank if row]
         assert step.micro_steps == -(-len(rows) // world_size), "no more empty rows than the ranks need"
         segments = [s for row in rows for s in row]
-        assert sorted((s.source, s.index) for s in segments) == sorted(plan.draw.step(number))
+        assert sorted((s.source, s.index) for s in segments) == sorted(plan.trained(number))
+        drawn = Counter(source for source, _ in plan.draw.step(number))
+        assert Counter(s.source for s in segments) == drawn
         assert all(sum(s.tokens for s in row) <= 128 for row in rows)
         assert all(s.parent is None for s in segments)
-        assert step.tokens == plan.tokens[number] == sum(s.tokens for s in segments)
-        assert step.supervised == plan.supervised[number] == sum(s.supervised for s in segments)
+        assert plan.looks_ahead or step.tokens == plan.tokens[number]
+        assert step.tokens == sum(s.tokens for s in segments)
+        assert step.supervised == sum(s.supervised for s in segments)
         for s in segments:
             assert plan.items[s.source].tokens[s.index] == s.tokens
             assert plan.items[s.source].supervised[s.index] == s.supervised
@@ -140,3 +146,17 @@ def test_a_plans_first_steps_do_not_depend_on_how_many_follow():
     weights = {"a": 0.2, "g": 0.8}
     long, short = (make_plan(items, weights, Training(steps=n, items_per_step=10), seed=7) for n in (40, 15))
     assert [long.step(k) for k in range(15)] == [short.step(k) for k in range(15)]
+
+
+@pytest.mark.parametrize("per_step", [16, 64, 256])
+def test_a_million_draws_are_planned_in_two_seconds(per_step: int) -> None:
+    """Of this thread's own time, the best of three: about 0.1. Rows are made when they are asked for."""
+    tokens = np.clip(np.random.default_rng(0).lognormal(6.5, 0.8, 1_000_000).astype(int), 1, 4096)
+    counts = {"agent": ItemCounts.of(tokens[:200_000], tokens[:200_000]), "general": ItemCounts.of(tokens, tokens)}
+    training = Training(steps=1_000_000 // per_step, items_per_step=per_step, row_tokens=4096)
+    spent = []
+    for _ in range(3):
+        start = time.thread_time()
+        make_plan(counts, WEIGHTS, training, 0)
+        spent.append(time.thread_time() - start)
+    assert min(spent) < 2

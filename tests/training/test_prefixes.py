@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,9 @@ def table(rows: list[tuple[list[int], list[bool]]]) -> Items:
 
 
 def plan_of(items: Items, per_step: int, row_tokens: int, share: bool, steps: int = 3) -> Plan:
+    """Every step trains what is drawn for it, with shared beginnings or without."""
     training = Training(steps=steps, items_per_step=per_step, row_tokens=row_tokens, share_prefixes=share)
-    return make_plan({"s": items.counts}, {"s": 1.0}, training, 0)
+    return replace(make_plan({"s": items.counts}, {"s": 1.0}, training, 0), looks_ahead=False)
 
 
 def common(one: tuple[list[int], list[bool]], other: tuple[list[int], list[bool]]) -> int:
