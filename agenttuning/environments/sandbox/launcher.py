@@ -83,13 +83,13 @@ def _serve(request: dict[str, Any], descriptors: list[int], number: int, entered
     """Start one box, and answer with its process."""
     maps = _own_maps()
     if entered:
-        base, owner, count = 0, 1 + number % (maps[-1][0] + maps[-1][2] - 1), min(IDS, sum(m[2] for m in maps))
-        outside = maps
+        # A range of the map may not lie across two of the namespace's own.
+        owner, outside, ranges = 1 + number % (maps[-1][2] - 1), maps, [(first, first, size) for first, _, size in maps]
     else:
-        base, count = BASE + number % RANGES * IDS, IDS
-        owner, outside = base, [[0, base, count]]
-        if not any(first <= base and base + count <= first + size for first, _, size in maps):
-            raise OSError(errno.EINVAL, f"this user namespace has no ids from {base} to {base + count}")
+        owner = base = BASE + number % RANGES * IDS
+        outside, ranges = [[0, base, IDS]], [(0, base, IDS)]
+        if not any(first <= base and base + IDS <= first + size for first, _, size in maps):
+            raise OSError(errno.EINVAL, f"this user namespace has no ids from {base} to {base + IDS}")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         pid = os.fork()
@@ -104,7 +104,7 @@ def _serve(request: dict[str, Any], descriptors: list[int], number: int, entered
                 return
             for kind in ("uid", "gid"):
                 with open(f"/proc/{pid}/{kind}_map", "w") as file:
-                    file.write(f"0 {base} {count}\n")
+                    file.write("".join(f"{inside} {first} {size}\n" for inside, first, size in ranges))
             trees = [] if entered else _shifted([source for source, _ in request["lower"]], pid)
             socket.send_fds(ours, [b"1"], trees)
             for tree in trees:
@@ -154,7 +154,7 @@ def _child(request: dict[str, Any], descriptors: list[int], parent: socket.socke
             file.write("0")
         step = "mount an overlay"
         top, layer = _mount(request, trees)
-        _answer(answer, {"shifted": bool(trees)}, [top, layer])
+        _answer(answer, {}, [top, layer])
         step = "start bubblewrap"
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -174,12 +174,10 @@ def _child(request: dict[str, Any], descriptors: list[int], parent: socket.socke
 def _mount(request: dict[str, Any], trees: list[int]) -> tuple[int, int]:
     """Make the root, and return handles on it: with its overlays, and the upper layer alone."""
     umask = os.umask(0)
-    directories = [os.open(source, os.O_PATH | os.O_CLOEXEC) for source, _ in request["lower"]]
     _mount_call("none", "/", None, RECURSIVE | PRIVATE)
-    if not trees:
-        trees = [_system_call(OPEN_TREE, d, b"", TREE_CLONE | TREE_CLOSE | AT_EMPTY_PATH) for d in directories]
-    for directory in directories:
-        os.close(directory)
+    # Before the tmpfs covers what may lie below it.
+    for source, _ in request["lower"][len(trees) :]:
+        trees.append(_system_call(OPEN_TREE, AT_CWD, source.encode(), TREE_CLONE | TREE_CLOSE))
     size = f"size={request['disk_mb']}m,nr_inodes={request['files']},mode=755"
     _mount_call("tmpfs", WORK, "tmpfs", NO_SUID | NO_DEV, size)
     os.mkdir(f"{WORK}/upper", 0o755)
