@@ -101,7 +101,7 @@ class OperatingSystem(Environment):
     """Real bash in a bubblewrap box; see the module's text."""
 
     name: ClassVar[str] = "os"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     Settings: ClassVar[type[EnvironmentSettings]] = OperatingSystemSettings
     isolation: ClassVar[Literal["inline", "process"]] = "inline"
     needs: ClassVar[Needs] = Needs(cpu=0.1, memory_mb=64, components=("bubblewrap",))
