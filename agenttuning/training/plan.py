@@ -84,7 +84,7 @@ class Plan:
     def fingerprint(self) -> str:
         """Hash of everything but the world size: equal fingerprints train the same rows in the same steps."""
         draw = self.draw
-        rules = [self.row_tokens, self.seed, self.share_prefixes]
+        rules = [self.steps, self.row_tokens, self.seed, self.share_prefixes]
         parts = [draw.sources, rules, draw.source.tolist(), draw.index.tolist()]
         counts = [[c.tokens.tolist(), c.supervised.tolist()] for c in self.items.values()]
         return content_hash([parts, counts])

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,8 @@ def small_training(**changes: Any) -> Training:
     return Training.model_validate(settings | changes)
 
 
-def plan_for(items: dict[str, Items], training: Training, world_size: int = 1) -> Plan:
-    return make_plan({n: i.counts for n, i in items.items()}, WEIGHTS, training, seed=5, world_size=world_size)
+def plan_for(items: dict[str, Items], training: Training, world_size: int = 1, seed: int = 5) -> Plan:
+    return make_plan({n: i.counts for n, i in items.items()}, WEIGHTS, training, seed, world_size)
 
 
 def exported_weights(output: Store) -> dict[str, torch.Tensor]:
@@ -84,14 +85,23 @@ def exported_weights(output: Store) -> dict[str, torch.Tensor]:
 
 
 def run_workers(
-    model: Path, items: Store, output: Path, training: Training, world_size: int = 1, kill_at: int | None = None
+    model: Path,
+    items: Store,
+    output: Path,
+    training: Training,
+    world_size: int = 1,
+    kill_at: int | None = None,
+    seeds: Sequence[int] = (),
 ) -> list[int]:
-    """Run a training with one process per rank and return their exit codes; `kill_at` makes each kill itself there."""
+    """Run a training with one process per rank and return their exit codes; `kill_at` makes each kill itself there.
+
+    With `seeds` nothing is trained: `output` becomes a file of the gradients of so many plans' first steps.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     spec = {"model": str(model), "items": items.uri, "output": str(output), "kill_at": kill_at, "port": port,
-            "world_size": world_size, "training": training.model_dump(mode="json")}  # fmt: skip
+            "seeds": list(seeds), "world_size": world_size, "training": training.model_dump(mode="json")}  # fmt: skip
     nursery = _nursery()
     assert nursery.stdin is not None
     assert nursery.stdout is not None
@@ -161,6 +171,11 @@ def work(spec: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     training = Training.model_validate(spec["training"])
     items = load_items(Store(spec["items"]), ["agent", "general"])
+    if spec["seeds"]:
+        found = gradients(Path(spec["model"]), items, training, spec["seeds"])
+        if os.environ["RANK"] == "0":
+            torch.save(found, spec["output"])
+        return
     plan = plan_for(items, training, spec["world_size"])
 
     def report(metrics: dict[str, Any]) -> Wish:
@@ -170,6 +185,31 @@ def work(spec: dict[str, Any]) -> None:
 
     tell = functools.partial(print, flush=True)
     train(TrainConfig(training, Path(spec["model"]), Store(spec["output"]), seed=1), plan, items, report, tell)
+
+
+def gradients(
+    model: Path, items: dict[str, Items], training: Training, seeds: Sequence[int]
+) -> list[dict[str, torch.Tensor]]:
+    """The gradients of the first step of several plans, over all ranks, before anything is clipped or updated."""
+    from deepspeed.utils import safe_get_full_grad
+
+    from agenttuning.training.device import choose_numerics
+    from agenttuning.training.engine import make_engine
+    from agenttuning.training.ranks import join_ranks
+    from agenttuning.training.step import _accumulate
+
+    ranks = join_ranks(training.zero_stage, training.use_gpu)
+    engine = make_engine(model, training, choose_numerics(training))
+    found = []
+    for seed in seeds:
+        step = plan_for(items, training, ranks.world_size, seed).step(0)
+        _accumulate(engine, step.ranks[ranks.rank], items, step.supervised, ranks)
+        weights: Any = engine.causal
+        full = {n: safe_get_full_grad(p) if training.zero_stage else p.grad for n, p in weights.named_parameters()}
+        found.append({name: gradient.clone() for name, gradient in full.items()})
+        # At a learning rate of 0 a step does no more than clear them.
+        engine.step(0.0)
+    return found
 
 
 if __name__ == "__main__":

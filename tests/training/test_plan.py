@@ -65,6 +65,7 @@ def test_rows_do_not_depend_on_the_world_size() -> None:
     alone, four = plan_of(world_size=1), plan_of(world_size=4)
     assert alone.fingerprint == four.fingerprint
     assert alone.fingerprint != plan_of(seed=1).fingerprint
+    assert alone.fingerprint != plan_of(steps=13).fingerprint
     for number in range(12):
         rows = [{r for rank in p.step(number).ranks for r in rank if r} for p in (alone, four)]
         assert rows[0] == rows[1] == set(alone.rows(number))
