@@ -48,6 +48,10 @@ def test_state_persists_between_commands(box: Sandbox) -> None:
     assert result.exit_code == 1
 
 
+def test_a_pipe_whose_reader_ends_ends_its_writer_without_a_word(box: Sandbox) -> None:
+    assert box.run("yes | head -n 1; echo ${PIPESTATUS[0]}", 5).output == "y\n141\n"
+
+
 def test_output_keeps_the_order_of_both_streams(box: Sandbox) -> None:
     assert box.run("echo one; echo two >&2; echo three", 5).output == "one\ntwo\nthree\n"
 

@@ -156,8 +156,8 @@ def _child(request: dict[str, Any], descriptors: list[int], parent: socket.socke
         top, layer = _mount(request, trees)
         _answer(answer, {}, [top, layer])
         step = "start bubblewrap"
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for ours in signal.SIGCHLD, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ:  # Python ignores the last two.
+            signal.signal(ours, signal.SIG_DFL)
         os.chdir("/")
         _take_numbers(descriptors[1:])
         os.execve(request["command"][0], request["command"], {})
